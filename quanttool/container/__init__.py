@@ -1,0 +1,7 @@
+"""GGUF on disk: read it without trusting it, write it whole or not at all."""
+
+from .layout import GGUFValueType, TensorInfo
+from .reader import GGUFFile, Metadata
+from .writer import GGUFWriter
+
+__all__ = ["GGUFFile", "GGUFValueType", "GGUFWriter", "Metadata", "TensorInfo"]

@@ -1,0 +1,42 @@
+"""Output files appear whole or not at all."""
+
+import errno
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import BinaryIO
+
+from .errors import QuanttoolError, UsageError
+
+
+@contextmanager
+def atomic_output(path: str | os.PathLike) -> Iterator[BinaryIO]:
+    """Open `<path>.part` for writing; on success flush it to disk and rename it to `path`, otherwise remove it.
+
+    Operating system errors (disk full, no permission, no such folder) become a QuanttoolError that names the file.
+    """
+    path = Path(path)
+    part = path.with_name(path.name + ".part")
+    if path.is_dir():
+        raise UsageError(f"{path}: is a folder; give the name of a file")
+    try:
+        with part.open("wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(part, path)
+    except BaseException as error:  # Ctrl-C too: no half file stays behind
+        with suppress(OSError):
+            part.unlink()
+        if isinstance(error, OSError):
+            raise _explained(error, path) from error
+        raise
+
+
+def _explained(error: OSError, path: Path) -> QuanttoolError:
+    if error.errno == errno.ENOSPC:
+        return QuanttoolError(f"{path}: the disk is full; free some space or choose another folder. Nothing was written")
+    if error.errno == errno.ENOENT:
+        return UsageError(f"{path}: the folder {path.parent} does not exist")
+    return QuanttoolError(f"{path}: cannot be written: {error.strerror or error}")

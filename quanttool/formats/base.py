@@ -1,0 +1,83 @@
+"""What a block format is, and the table of all that there are.
+
+A format is one class: it declares its ggml type, how it uses importance, and how a slab of rows becomes bytes and
+bytes become rows. It knows neither files nor threads. Subclassing `BlockFormat` with a `name` registers it.
+"""
+
+from importlib import import_module
+from typing import ClassVar, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import UsageError
+from ..ggml_types import BY_NAME, GGMLType, ggml_type
+
+Search = Literal["reference"]
+SEARCHES: tuple[str, ...] = ("reference",)
+
+# Families, imported when the first of their types is asked for: a run loads and compiles only what it needs.
+FAMILIES: dict[str, tuple[str, ...]] = {
+    "plain": ("F32", "F16", "BF16"),
+    "legacy": ("Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0"),
+    "k_quants": ("Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K"),
+    "iq4": ("IQ4_NL", "IQ4_XS"),
+}
+
+_REGISTRY: dict[str, "BlockFormat"] = {}
+
+
+class BlockFormat:
+    """One block format: layout and search. Instances hold no state.
+
+    A subclass sets `name` (the ggml type's name) and implements `quantize` and `dequantize` for one slab of rows.
+    """
+
+    name: ClassVar[str]
+    # "ignored": bytes do not depend on importance; "required": refuses to work without.
+    importance: ClassVar[Literal["ignored", "optional", "required"]] = "optional"
+
+    def __init_subclass__(cls) -> None:
+        if "name" in vars(cls):
+            _REGISTRY[cls.name] = cls()
+
+    @property
+    def type(self) -> GGMLType:
+        return BY_NAME[self.name]
+
+    def quantize(
+        self,
+        rows: NDArray[np.float32],  # [n_rows, n_cols], finite, C-contiguous
+        importance: NDArray[np.float32] | None,  # [n_cols], one weight per column
+        search: Search,
+        out: NDArray[np.uint8],  # [n_rows, row_bytes], written here
+    ) -> None:
+        """Write the bytes of `rows` into `out`."""
+        raise NotImplementedError
+
+    def dequantize(
+        self,
+        data: NDArray[np.uint8],  # [n_rows, row_bytes], C-contiguous
+        out: NDArray[np.float32],  # [n_rows, n_cols], written here
+    ) -> None:
+        """Write the values that `data` stands for into `out`."""
+        raise NotImplementedError
+
+
+def block_format(name_or_id: "str | int | GGMLType") -> BlockFormat:
+    """The format of a type. Raises UsageError for unknown types and for types without a format (integers, Q8_1...)."""
+    name = ggml_type(name_or_id).name
+    if name not in _REGISTRY:
+        for family, names in FAMILIES.items():
+            if name in names:
+                import_module(f".{family}", __package__)
+                break
+        else:
+            known = ", ".join(n for names in FAMILIES.values() for n in names)
+            raise UsageError(f"{name} has no quantizer here; known are {known}")
+    return _REGISTRY[name]
+
+
+def available_formats() -> list[str]:
+    """Names of all types that can be quantized and dequantized, family by family."""
+    return [name for names in FAMILIES.values() for name in names]

@@ -1,0 +1,1 @@
+"""Numba leaves: arrays in, arrays out. No strings, no files, no classes."""

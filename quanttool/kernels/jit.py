@@ -1,0 +1,48 @@
+"""The only place that calls numba.
+
+Two decorators: `kernel` for exact arithmetic (what quantizers are made of) and `fast_kernel` for the forward pass,
+where the order of additions may be changed. Both release the GIL and are cached on disk.
+
+numba's cache looks at the file of the cached function only, so a change in a file that it calls would go unnoticed.
+Therefore the cache folder's name carries a hash of all kernel sources.
+"""
+
+import hashlib
+import os
+import shutil
+from pathlib import Path
+
+import numba
+
+
+def _source_hash() -> str:
+    digest = hashlib.sha256()
+    for path in sorted(Path(__file__).parent.glob("*.py")):
+        digest.update(path.name.encode() + path.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def _use_cache_folder() -> None:
+    """Point numba's cache at <cache home>/quanttool/kernels-<hash>, and drop the folders of older sources."""
+    if os.environ.get("NUMBA_CACHE_DIR"):
+        return
+    home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "quanttool"
+    folder = home / f"kernels-{_source_hash()}"
+    numba.config.CACHE_DIR = str(folder)
+    if not folder.exists():
+        # Keep the three most recent: checkouts side by side should not recompile in turn.
+        older = sorted(home.glob("kernels-*"), key=lambda path: path.stat().st_mtime)
+        for path in older[:-3]:
+            shutil.rmtree(path, ignore_errors=True)
+
+
+_use_cache_folder()
+
+# error_model="numpy": a division by zero gives inf or nan instead of a Python exception, and costs no branch.
+kernel = numba.njit(nogil=True, cache=True, error_model="numpy")
+
+# Reassociation and fused multiply-add are fine where results are compared with a tolerance anyway.
+fast_kernel = numba.njit(nogil=True, cache=True, error_model="numpy", fastmath=True)
+
+# Scalar helpers that LLVM inlines into their callers; compiled with them, so they need no cache entry of their own.
+helper = numba.njit(nogil=True, error_model="numpy")
