@@ -36,7 +36,9 @@ def atomic_output(path: str | os.PathLike) -> Iterator[BinaryIO]:
 
 def _explained(error: OSError, path: Path) -> QuanttoolError:
     if error.errno == errno.ENOSPC:
-        return QuanttoolError(f"{path}: the disk is full; free some space or choose another folder. Nothing was written")
+        return QuanttoolError(
+            f"{path}: the disk is full; free some space or choose another folder. Nothing was written"
+        )
     if error.errno == errno.ENOENT:
         return UsageError(f"{path}: the folder {path.parent} does not exist")
     return QuanttoolError(f"{path}: cannot be written: {error.strerror or error}")

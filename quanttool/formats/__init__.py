@@ -58,9 +58,7 @@ def quantize_rows(
     return out
 
 
-def dequantize_rows(
-    data: ArrayLike, type_name: str, n_cols: int, threads: int | None = None
-) -> NDArray[np.float32]:
+def dequantize_rows(data: ArrayLike, type_name: str, n_cols: int, threads: int | None = None) -> NDArray[np.float32]:
     """Expand a block format's bytes to values.
 
     data:     u8 [n_rows, row_bytes]
@@ -110,5 +108,7 @@ def checked_importance(importance: ArrayLike, n_cols: int) -> NDArray[np.float32
         raise UsageError(f"importance must have one value per column, [{n_cols}], got {list(importance.shape)}")
     bad = np.flatnonzero(~(np.isfinite(importance) & (importance >= 0)))
     if len(bad):
-        raise QuantizeError(f"importance of column {bad[0]} is {importance[bad[0]]}; it must be finite and not negative")
+        raise QuantizeError(
+            f"importance of column {bad[0]} is {importance[bad[0]]}; it must be finite and not negative"
+        )
     return importance
