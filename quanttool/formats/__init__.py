@@ -102,7 +102,7 @@ def check_finite(rows: NDArray[np.float32]) -> None:
 
 
 def checked_importance(importance: ArrayLike, n_cols: int) -> NDArray[np.float32]:
-    """Importance as contiguous f32 [n_cols]. Raises UsageError on a wrong length, QuantizeError on impossible values."""
+    """Importance as contiguous f32 [n_cols]; UsageError on a wrong length, QuantizeError on impossible values."""
     importance = np.ascontiguousarray(importance, dtype=np.float32)
     if importance.shape != (n_cols,):
         raise UsageError(f"importance must have one value per column, [{n_cols}], got {list(importance.shape)}")
