@@ -28,6 +28,7 @@ ALLOWED = {
     "evaluate": GROUND | {"kernels", "tokenizer"},
     "cli": None,  # wires everything
     "__init__": None,
+    "__main__": None,
 }
 
 

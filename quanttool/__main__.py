@@ -1,0 +1,5 @@
+"""`python -m quanttool`."""
+
+from .cli import main
+
+main()

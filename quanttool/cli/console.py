@@ -1,0 +1,64 @@
+"""What a command shows: progress with ETA on a terminal, tables for people, JSON for machines."""
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import click
+
+Progress = Callable[[int, int], None]  # called as progress(done, total)
+
+threads_option = click.option(
+    "-t", "--threads", type=click.IntRange(min=1), metavar="N", help="Threads to use; default: all processors."
+)
+json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object on standard output.")
+
+
+@contextmanager
+def progress_bar(label: str, unit: str = "it", scale: bool = False) -> Iterator[Progress]:
+    """A progress bar with ETA on standard error: shown after two seconds, never when standard error is piped.
+
+    scale: write counts as 1.2k, 3.4M
+    """
+    from tqdm import tqdm
+
+    with tqdm(desc=label, unit=unit, unit_scale=scale, delay=2, disable=None, dynamic_ncols=True, leave=False) as bar:
+
+        def progress(done: int, total: int) -> None:
+            bar.total = total
+            bar.update(done - bar.n)
+
+        yield progress
+
+
+def print_json(value: Any) -> None:
+    """One JSON document on standard output; numbers keep all their digits."""
+    click.echo(json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False))
+
+
+def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]], title: str | None = None) -> None:
+    """A table on standard output. Columns whose name starts with '>' are aligned to the right."""
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title=title, box=box.SIMPLE_HEAD, pad_edge=False, title_justify="left")
+    for name in columns:
+        table.add_column(name.removeprefix(">"), justify="right" if name.startswith(">") else "left", no_wrap=True)
+    for row in rows:
+        table.add_row(*row)
+    console = Console(highlight=False)
+    if not console.is_terminal:  # nothing to fit into: never cut a cell when the output goes to a file
+        console.width = 1000
+    console.print(table)
+
+
+def warn(message: str) -> None:
+    """One line on standard error."""
+    click.echo(f"warning: {message}", err=True)
+
+
+def note(message: str) -> None:
+    """One line on standard error: what is being done, for people who watch."""
+    click.echo(message, err=True)
