@@ -1,0 +1,76 @@
+"""What an imatrix holds: how strongly each input channel of each weight is used."""
+
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import ImatrixError
+
+
+@dataclass
+class Entry:
+    """Activations that met one weight tensor. A matrix is an expert; dense tensors have one.
+
+    sums_of_squares:  f64 [n_matrices, n_cols], sum over rows of x * x per input channel
+    counts:           i64 [n_matrices], number of rows summed; 0 for an expert that the text never reached
+
+    A dense tensor with several slices (MLA's attn_k_b) has one count: its slices lie side by side in n_cols.
+    """
+
+    sums_of_squares: NDArray[np.float64]
+    counts: NDArray[np.int64]
+
+    def importance(self) -> NDArray[np.float32]:
+        """Mean square per channel, f32 [n_matrices, n_cols]; ones where nothing was counted.
+
+        Divides in float32, so that the bits are those of llama-quantize (quantize.cpp, load_imatrix).
+        """
+        sums = self.sums_of_squares.astype(np.float32)
+        counts = self.counts.astype(np.float32)[:, None]  # [n_matrices, 1]
+        return np.divide(sums, counts, out=np.ones_like(sums), where=counts > 0)
+
+
+@dataclass
+class Imatrix:
+    """Sums of squared activations per weight tensor, and where they come from.
+
+    entries:      weight tensor name -> Entry
+    datasets:     names of the texts, first to last
+    chunk_count:  chunks of text that were run
+    chunk_size:   tokens per chunk; 0 if unknown (a legacy file): then counts are chunks, not rows
+    """
+
+    entries: dict[str, Entry] = field(default_factory=dict)
+    datasets: list[str] = field(default_factory=list)
+    chunk_count: int = 0
+    chunk_size: int = 0
+
+    def importance(self, name: str, n_cols: int | None = None) -> NDArray[np.float32] | None:
+        """Importance of a weight's input channels as llama-quantize computes it, or None if nothing is known.
+
+        `n_cols` is the width of the weight's rows: the result is f32 [n_matrices, n_cols], whatever way the file
+        divides it. Raises ImatrixError if the entry does not divide into such rows.
+        """
+        entry = self.entries.get(name)
+        if entry is None:
+            return None
+        values = entry.importance()
+        if n_cols is None:
+            return values
+        if values.size % n_cols:
+            raise ImatrixError(
+                f"{name}: the imatrix has {values.size} channels, the tensor's rows are {n_cols} wide; "
+                "use an imatrix made from this model"
+            )
+        return values.reshape(-1, n_cols)
+
+    def with_chunk_size(self, chunk_size: int) -> "Imatrix":
+        """The same means with counts in rows, for a legacy file whose chunks had `chunk_size` tokens."""
+        if self.chunk_size:
+            return self
+        entries = {
+            name: Entry(entry.sums_of_squares * chunk_size, entry.counts * chunk_size)
+            for name, entry in self.entries.items()
+        }
+        return Imatrix(entries, list(self.datasets), self.chunk_count, chunk_size)
