@@ -142,15 +142,17 @@ class Metadata(Mapping[str, Any]):
 class GGUFFile:
     """One GGUF file, mapped read-only.
 
-    metadata:   Mapping from key to value
-    tensors:    dict name -> TensorInfo, in file order
+    metadata:     Mapping from key to value
+    tensors:      dict name -> TensorInfo, in file order
+    header_only:  accept a file that ends before its tensor data, as downloaded to plan with; `data` then raises
+
     Raises FileFormatError if the file is not GGUF, truncated or inconsistent; UsageError if it is not there.
     """
 
-    def __init__(self, path: str | os.PathLike):
+    def __init__(self, path: str | os.PathLike, header_only: bool = False):
         self.path = Path(path)
         if not self.path.is_file():
-            raise UsageError(f"{self.path}: no such file")
+            raise UsageError(f"{self.path}: {'is a folder; give a file' if self.path.is_dir() else 'no such file'}")
         with self.path.open("rb") as file:
             if os.fstat(file.fileno()).st_size < len(MAGIC) or file.read(len(MAGIC)) != MAGIC:
                 raise FileFormatError(f"{self.path}: not a GGUF file (it does not start with {MAGIC.decode()!r})")
@@ -170,6 +172,7 @@ class GGUFFile:
         self.alignment = self._alignment()
         self.tensors = self._read_tensors(cursor, n_tensors)
         self.data_start = aligned(cursor.at, self.alignment)
+        self.has_data = not (header_only and self.tensors and len(self._map) <= self.data_start)
         self._check_extents(cursor)
 
     def _read_metadata(self, cursor: _Cursor, n_kv: int) -> Metadata:
@@ -219,7 +222,7 @@ class GGUFFile:
             if tensor.offset < end:
                 raise cursor.fail(f"{tensor.name} overlaps the tensor before it")
             end = tensor.offset + tensor.n_bytes
-            if end > available:
+            if end > available and self.has_data:
                 raise FileFormatError(
                     f"{self.path}: {tensor.name} ends at byte {self.data_start + end}, the file has {len(self._map)}: "
                     "it is truncated; fetch it again"
@@ -232,6 +235,8 @@ class GGUFFile:
 
     def data(self, name: str) -> NDArray[np.uint8]:
         """Bytes of a tensor as u8 [n_rows, row_bytes]: a view of the mapped file, nothing is read yet."""
+        if not self.has_data:
+            raise FileFormatError(f"{self.path}: is a header only, without the data of {name}; fetch the whole file")
         tensor = self.tensors[name]
         flat = np.frombuffer(self._map, np.uint8, tensor.n_bytes, self.data_start + tensor.offset)
         return flat.reshape(tensor.n_rows, tensor.row_bytes)
