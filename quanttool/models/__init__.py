@@ -1,0 +1,38 @@
+"""The forward pass: one short file per architecture family, all layer-major.
+
+`load_model(path)` opens a GGUF file and checks that every tensor is there with the right shape; weights of any type are
+expanded one layer at a time when hidden states are computed.
+"""
+
+import os
+from importlib import import_module
+
+from ..container import GGUFFile
+from ..errors import ModelError
+from .config import Config
+from .model import Model
+
+__all__ = ["ARCHITECTURES", "Model", "load_model"]
+
+# general.architecture -> (module, class); modules are imported when needed
+ARCHITECTURES: dict[str, tuple[str, str]] = {
+    "llama": ("llama", "Llama"),
+}
+
+
+def load_model(path: str | os.PathLike) -> Model:
+    """Open a model for the forward pass.
+
+    Raises FileFormatError for a damaged file, ModelError for an unknown architecture, for a missing or odd metadata
+    key, and for a tensor that is missing or has another shape than the metadata says.
+    """
+    file = GGUFFile(path)
+    architecture = Config(file).architecture
+    if architecture not in ARCHITECTURES:
+        known = ", ".join(sorted(ARCHITECTURES))
+        raise ModelError(
+            f"{file.path}: the forward pass does not know the architecture {architecture!r}; it knows {known}. "
+            "(quantize works on any architecture: it needs no forward pass)"
+        )
+    module, name = ARCHITECTURES[architecture]
+    return getattr(import_module(f".{module}", __package__), name)(file)

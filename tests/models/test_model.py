@@ -1,0 +1,132 @@
+"""What the forward pass promises beside its numbers: chunks, observers, progress, and errors that name their object."""
+
+import numpy as np
+import pytest
+
+from quanttool.errors import ModelError, UsageError
+from quanttool.models import load_model, model
+from tests.models import tiny
+
+
+@pytest.fixture(scope="module")
+def llama(tmp_path_factory):
+    return load_model(tiny.write(tmp_path_factory.mktemp("model") / "llama.gguf", *tiny.llama()))
+
+
+def tokens(n_chunks, n_ctx):
+    return np.random.default_rng(5).integers(0, tiny.N_VOCAB, (n_chunks, n_ctx))
+
+
+def test_chunks_are_independent_sequences_in_batches(llama, monkeypatch):
+    chunks = tokens(5, 20)
+    together = llama.hidden_states(chunks)
+    monkeypatch.setattr(model, "ROWS_PER_BATCH", 40)
+    np.testing.assert_allclose(llama.hidden_states(chunks), together, atol=1e-4)
+    for chunk, hidden in zip(chunks, together, strict=True):
+        np.testing.assert_allclose(llama.output_logits(hidden), llama.logits(chunk), atol=1e-4)
+
+
+def test_long_sequences_are_attended_in_blocks(llama):
+    """A token's hidden state depends on what precedes it, and on nothing that follows."""
+    (sequence,) = tokens(1, 300)
+    whole = llama.hidden_states(sequence[None])[0]
+    np.testing.assert_allclose(llama.hidden_states(sequence[None, :130])[0], whole[:130], atol=1e-4)
+    changed = sequence.copy()
+    changed[140] = (changed[140] + 1) % tiny.N_VOCAB
+    other = llama.hidden_states(changed[None])[0]
+    assert np.abs(other[140:] - whole[140:]).max(-1).min() > 1e-3
+    np.testing.assert_allclose(other[:140], whole[:140], atol=1e-4)
+
+
+def test_progress_counts_batches_of_layers(llama, monkeypatch):
+    monkeypatch.setattr(model, "ROWS_PER_BATCH", 40)
+    steps = []
+    llama.hidden_states(tokens(5, 20), progress=lambda done, total: steps.append((done, total)))
+    assert steps == [(i, 6) for i in range(1, 7)]  # 2 layers, 3 batches
+
+
+def test_observer_sees_the_rows_of_every_product(llama):
+    seen = {}
+    hidden = llama.hidden_states(tokens(2, 9), observer=lambda name, x, expert: seen.update({name: (x.copy(), expert)}))
+    blocks = {name: info for name, info in llama.file.tensors.items() if name.startswith("blk.") and len(info.ne) == 2}
+    assert seen.keys() == blocks.keys()
+    for name, (x, expert) in seen.items():
+        assert x.shape == (18, blocks[name].n_cols) and expert is None
+    np.testing.assert_array_equal(seen["blk.0.attn_q.weight"][0], seen["blk.0.attn_v.weight"][0])
+    llama.output_logits(hidden[0, :3], observer=lambda name, x, expert: seen.update({name: (x.copy(), expert)}))
+    np.testing.assert_array_equal(seen["output.weight"][0], hidden[0, :3])
+
+
+def test_tied_embeddings(tmp_path):
+    metadata, tensors = tiny.llama()
+    tied = {name: array for name, array in tensors.items() if name != "output.weight"}
+    tied["token_embd.weight"] = tensors["output.weight"]
+    untied = {**tied, "output.weight": tensors["output.weight"]}
+    sequence = tokens(1, 10)[0]
+    expected = load_model(tiny.write(tmp_path / "untied.gguf", metadata, untied)).logits(sequence)
+    found = load_model(tiny.write(tmp_path / "tied.gguf", metadata, tied)).logits(sequence)
+    np.testing.assert_array_equal(found, expected)
+
+
+def test_tokens_outside_the_vocabulary(llama):
+    with pytest.raises(UsageError, match="vocabulary of 128"):
+        llama.logits([1, 128])
+    with pytest.raises(UsageError, match="n_chunks, n_ctx"):
+        llama.hidden_states([1, 2])
+
+
+def broken(tmp_path, metadata=(), tensors=(), without=None):
+    """The tiny llama with some metadata and tensors replaced, and one of them left out."""
+    good_metadata, good_tensors = tiny.llama()
+    metadata, tensors = {**good_metadata, **dict(metadata)}, {**good_tensors, **dict(tensors)}
+    metadata.pop(without, None)
+    tensors.pop(without, None)
+    return tiny.write(tmp_path / "broken.gguf", metadata, tensors)
+
+
+def test_unknown_architecture_lists_the_known_ones(tmp_path):
+    with pytest.raises(ModelError, match=r"'mamba'; it knows .*llama.*quantize works") as error:
+        load_model(broken(tmp_path, {"general.architecture": "mamba"}))
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("key", ["llama.block_count", "llama.attention.layer_norm_rms_epsilon"])
+def test_missing_metadata(tmp_path, key):
+    with pytest.raises(ModelError, match=f"{key} is missing"):
+        load_model(broken(tmp_path, without=key))
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("llama.block_count", "two", "is 'two', expected a whole number"),
+        ("llama.block_count", 0, "is 0, expected 1 or more"),
+        ("llama.attention.head_count_kv", 3, "4 heads do not divide into 3"),
+        ("llama.rope.dimension_count", 66, "an even number up to the head size 64"),
+        ("llama.rope.freq_base", float("nan"), "expected a finite number"),
+    ],
+)
+def test_odd_metadata(tmp_path, key, value, message):
+    with pytest.raises(ModelError, match=message):
+        load_model(broken(tmp_path, {key: value}))
+
+
+def test_missing_tensor(tmp_path):
+    with pytest.raises(ModelError, match=r"blk\.1\.attn_k\.weight is missing, expected with shape \[256, 128\]"):
+        load_model(broken(tmp_path, without="blk.1.attn_k.weight"))
+
+
+def test_wrong_shape(tmp_path):
+    odd = {"blk.0.ffn_up.weight": np.zeros((10, 256), np.float32)}
+    with pytest.raises(ModelError, match=r"blk\.0\.ffn_up\.weight has shape \[256, 10\], expected \[256, 384\]"):
+        load_model(broken(tmp_path, tensors=odd))
+
+
+def test_nan_names_layer_and_chunk(tmp_path):
+    embd = tiny.llama()[1]["token_embd.weight"].copy()
+    embd[100, 3] = np.nan
+    model = load_model(broken(tmp_path, tensors={"token_embd.weight": embd}))
+    chunks = np.full((4, 8), 5)
+    chunks[2, 6] = 100
+    with pytest.raises(ModelError, match="chunk 2 are not finite after layer 0"):
+        model.hidden_states(chunks)

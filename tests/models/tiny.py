@@ -1,0 +1,63 @@
+"""Tiny models with random weights, written with the package's own writer: the same draws as the reference files.
+
+`llama()` draws what `make_tiny_models.py --seed 7 --only llama` draws, so the logits that llama.cpp computed for that
+file (tests/golden/logits/llama.npz) hold for it too.
+"""
+
+from pathlib import Path
+
+import numpy as np
+
+from quanttool.container import GGUFValueType, GGUFWriter, TensorInfo
+from quanttool.container.writer import encode_value
+from quanttool.ggml_types import ggml_type
+
+N_VOCAB, N_EMBD, N_HEAD, N_HEAD_KV, HEAD_SIZE, N_FF, N_LAYER = 128, 256, 4, 2, 64, 384, 2
+
+
+def llama() -> tuple[dict[str, object], dict[str, np.ndarray]]:
+    """Metadata and tensors (slowest dimension first) of a llama of two layers."""
+    rng = np.random.default_rng(7)
+    tensors: dict[str, np.ndarray] = {}
+
+    def weight(name, *shape, scale=None):
+        scale = 1.2 / np.sqrt(shape[-1]) if scale is None else scale
+        tensors[name] = (rng.standard_normal(shape) * scale).astype(np.float32)
+
+    def norm(name):
+        tensors[name] = (1 + 0.2 * rng.standard_normal(N_EMBD)).astype(np.float32)
+
+    weight("token_embd.weight", N_VOCAB, N_EMBD, scale=0.5)
+    norm("output_norm.weight")
+    weight("output.weight", N_VOCAB, N_EMBD)
+    for i in range(N_LAYER):
+        norm(f"blk.{i}.attn_norm.weight")
+        weight(f"blk.{i}.attn_q.weight", N_HEAD * HEAD_SIZE, N_EMBD)
+        weight(f"blk.{i}.attn_k.weight", N_HEAD_KV * HEAD_SIZE, N_EMBD)
+        weight(f"blk.{i}.attn_v.weight", N_HEAD_KV * HEAD_SIZE, N_EMBD)
+        weight(f"blk.{i}.attn_output.weight", N_EMBD, N_HEAD * HEAD_SIZE)
+        norm(f"blk.{i}.ffn_norm.weight")
+        weight(f"blk.{i}.ffn_gate.weight", N_FF, N_EMBD)
+        weight(f"blk.{i}.ffn_up.weight", N_FF, N_EMBD)
+        weight(f"blk.{i}.ffn_down.weight", N_EMBD, N_FF)
+    metadata = {
+        "general.architecture": "llama",
+        "llama.block_count": N_LAYER,
+        "llama.embedding_length": N_EMBD,
+        "llama.feed_forward_length": N_FF,
+        "llama.attention.head_count": N_HEAD,
+        "llama.attention.head_count_kv": N_HEAD_KV,
+        "llama.attention.layer_norm_rms_epsilon": 1e-5,
+    }
+    return metadata, tensors
+
+
+def write(path: Path, metadata: dict[str, object], tensors: dict[str, np.ndarray]) -> Path:
+    """Write float32 tensors as a GGUF file."""
+    kinds = {str: GGUFValueType.STRING, int: GGUFValueType.UINT32, float: GGUFValueType.FLOAT32}
+    encoded = {key: (kinds[type(value)], encode_value(value, kinds[type(value)])) for key, value in metadata.items()}
+    infos = [TensorInfo(name, ggml_type("F32"), array.shape[::-1]) for name, array in tensors.items()]
+    with GGUFWriter(path, encoded, infos) as writer:
+        for name, array in tensors.items():
+            writer.write_rows(name, 0, array.reshape(-1, array.shape[-1]).view(np.uint8))
+    return path
