@@ -91,8 +91,9 @@ def rows_per_slab(n_cols: int, multiple: int = 1) -> int:
 
 def check_finite(rows: NDArray[np.float32]) -> None:
     """Raise QuantizeError that names row and column of the first NaN or infinite weight."""
-    if np.isfinite(rows.sum()):  # one pass, no temporary; an overflow of the sum only costs the exact look below
-        return
+    with np.errstate(over="ignore", invalid="ignore"):
+        if np.isfinite(rows.sum()):  # one pass, no temporary; an overflow of the sum only costs the exact look below
+            return
     bad = np.argwhere(~np.isfinite(rows))
     if len(bad):
         row, column = bad[0]

@@ -17,6 +17,7 @@ F16_SPECIAL_ADJUST = np.int32((255 - 31) << 23)
 F16_MIN_NORMAL = np.float32(2.0**-14)
 F16_MIN_NORMAL_BITS = np.int32((127 - 14) << 23)
 F16_INFINITY_BITS = np.int32((127 + 16) << 23)  # 65536: from here on no float16 is near
+F16_LARGEST = np.nextafter(np.float32(65520), np.float32(0))  # the largest float32 that rounds to a finite float16
 F16_SUBNORMAL_MAGIC = np.float32(0.5)  # here one unit in the last place is 2^-24, that of float16's subnormals
 F16_SUBNORMAL_MAGIC_BITS = np.int32((127 - 1) << 23)
 F32_INFINITY_BITS = np.int32(255 << 23)
@@ -83,6 +84,13 @@ def f16_value(bits):
 def f16_rounded(x):
     """f32 -> f32, rounded to what a float16 can hold."""
     return f16_value(f16_bits(x))
+
+
+@helper
+def within_f16(x):
+    """f32 -> f32, held within what rounds to a finite float16; smaller values and NaN are untouched."""
+    x = F16_LARGEST if x > F16_LARGEST else x
+    return -F16_LARGEST if x < -F16_LARGEST else x
 
 
 @helper

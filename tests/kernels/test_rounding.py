@@ -74,3 +74,13 @@ def test_round_half_away():
     wide = x.astype(np.float64)
     expected = np.sign(wide) * np.floor(np.abs(wide) + 0.5)
     assert np.array_equal(over_array(rounding.round_half_away, np.float32)(x), expected)
+
+
+def test_within_f16(floats):
+    held = over_array(rounding.within_f16, np.float32)(floats)
+    with np.errstate(over="ignore", invalid="ignore"):
+        halves = floats.astype(np.float16)
+        expected = np.where(np.isinf(halves), np.copysign(np.float16(65504), halves), halves)
+        np.testing.assert_array_equal(held.astype(np.float16), expected)
+        finite = np.isfinite(halves)
+    np.testing.assert_array_equal(held[finite], floats[finite])
