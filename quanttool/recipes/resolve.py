@@ -1,0 +1,150 @@
+"""From what the user asked for to one type per tensor.
+
+Order of authority, as in llama.cpp (`llama_tensor_get_type`): tensors that must stay; --token-embedding-type and
+--output-tensor-type; rules; the mix (or its base type alone, when pure). Where rows do not divide into blocks, a
+fallback takes over; an explicit type that does not divide is an error.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from ..container import TensorInfo
+from ..errors import RecipeError, UsageError
+from ..ggml_types import BY_NAME, GGMLType, ggml_type
+from .limits import fallback, reason_to_keep
+from .mixes import Mix, find_mix, near_names
+from .model_facts import ModelFacts, in_layer_order
+from .rules import TensorRule, first_match
+
+# Types of files' other contents: no weights are stored in them.
+_NOT_FOR_WEIGHTS = {"I8", "I16", "I32", "I64", "F64", "Q8_1", "Q8_K"}
+TOKEN_EMBEDDINGS = ("token_embd.weight", "per_layer_token_embd.weight")
+OUTPUT = "output.weight"
+
+
+@dataclass(frozen=True)
+class Target:
+    """What TYPE on the command line means.
+
+    base:  type of all tensors that nothing else speaks of; None copies every tensor
+    mix:   None for a plain ggml type: every tensor gets it
+    """
+
+    name: str
+    base: GGMLType | None
+    mix: Mix | None = None
+
+
+def parse_target(text: str) -> Target:
+    """A mix, its alias, a ggml type, or COPY; any case. Raises UsageError that suggests the near names."""
+    name = text.upper()
+    if name == "COPY":
+        return Target("COPY", None)
+    if mix := find_mix(name):
+        return Target(mix.name, mix.base, mix)
+    if name in BY_NAME:
+        return Target(name, weight_type(name))
+    near = near_names(name, ("COPY",))
+    hint = f"; did you mean {', '.join(near)}?" if near else "; see quanttool quantize --help"
+    raise UsageError(f"unknown type {text!r}{hint}")
+
+
+def weight_type(name: str) -> GGMLType:
+    """A ggml type that weights can have, by name. Raises UsageError that suggests the near names."""
+    kind = ggml_type(name)
+    if kind.name in _NOT_FOR_WEIGHTS:
+        raise UsageError(f"{kind} is not a type for weights")
+    return kind
+
+
+@dataclass(frozen=True)
+class Request:
+    """Everything that decides types, besides the model.
+
+    rules:            asked in order, before the mix; the first match wins
+    imatrix:          an imatrix will be used; some mixes choose differently then
+    """
+
+    target: Target
+    pure: bool = False
+    leave_output: bool = False
+    output_type: GGMLType | None = None
+    token_embedding_type: GGMLType | None = None
+    rules: tuple[TensorRule, ...] = ()
+    imatrix: bool = False
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The type of one tensor and why. `wanted` is the type that did not fit, where a fallback took over."""
+
+    tensor: TensorInfo
+    type: GGMLType
+    reason: str
+    wanted: GGMLType | None = None
+
+
+def resolve(metadata: Mapping[str, Any], tensors: Iterable[TensorInfo], request: Request) -> list[Choice]:
+    """One choice per tensor, in the order in which they will be written.
+
+    Raises RecipeError where a type cannot be given to a tensor.
+    """
+    return list(_choices(ModelFacts.of(metadata), in_layer_order(tensors), request))
+
+
+def _choices(model: ModelFacts, tensors: list[TensorInfo], request: Request) -> Iterator[Choice]:
+    base, mix = request.target.base, request.target.mix
+    applied = mix.applied_to(model, tensors, request.imatrix) if mix and not request.pure else None
+    tied = not any(tensor.name == OUTPUT for tensor in tensors)
+    for tensor in tensors:
+        if keep := _reason_to_copy(tensor, model, request):
+            yield Choice(tensor, tensor.type, keep)
+        elif explicit := _explicit(tensor, request):
+            yield explicit
+        elif base.is_plain:
+            yield Choice(tensor, base, f"{base}: all weights")
+        elif rule := first_match(request.rules, tensor.name):
+            yield _fitted(tensor, rule.type, f"rule {rule.text}")
+        elif applied is None:
+            yield _fitted(tensor, base, f"{base}: all weights")
+        else:
+            chosen, reason = applied.choose(tensor)
+            if tied and tensor.name in TOKEN_EMBEDDINGS and request.output_type:
+                chosen, reason = request.output_type, "--output-tensor-type, the embeddings are the output too"
+            yield _fitted(tensor, chosen, reason)
+
+
+def _reason_to_copy(tensor: TensorInfo, model: ModelFacts, request: Request) -> str | None:
+    if request.target.base is None:
+        return "copied"
+    if request.leave_output and tensor.name == OUTPUT:
+        return "--leave-output-tensor"
+    reason = reason_to_keep(tensor, model.arch)
+    return f"kept: {reason}" if reason else None
+
+
+def _explicit(tensor: TensorInfo, request: Request) -> Choice | None:
+    kind = option = None
+    if tensor.name in TOKEN_EMBEDDINGS and request.token_embedding_type:
+        # The per-layer table follows, unless a rule names it.
+        if tensor.name == TOKEN_EMBEDDINGS[0] or not first_match(request.rules, tensor.name):
+            kind, option = request.token_embedding_type, "--token-embedding-type"
+    elif tensor.name == OUTPUT and request.output_type:
+        kind, option = request.output_type, "--output-tensor-type"
+    if kind is None:
+        return None
+    if tensor.n_cols % kind.block_size:
+        raise RecipeError(
+            f"{tensor.name}: rows are {tensor.n_cols} wide, {kind} of {option} needs a multiple of {kind.block_size}; "
+            "choose another type"
+        )
+    return Choice(tensor, kind, option)
+
+
+def _fitted(tensor: TensorInfo, wanted: GGMLType, reason: str) -> Choice:
+    kind = fallback(tensor, wanted)
+    if kind is wanted:
+        return Choice(tensor, wanted, reason)
+    note = f"fallback from {wanted}: rows of {tensor.n_cols} do not divide by {wanted.block_size} ({reason})"
+    return Choice(tensor, kind, note, wanted)
