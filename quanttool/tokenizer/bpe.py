@@ -1,10 +1,11 @@
-"""Byte-level BPE (`tokenizer.ggml.model` = gpt2): words by regular expression, then merges by rank."""
-
-from itertools import chain
+"""Byte-pair encoding (`tokenizer.ggml.model` = gpt2 or gemma4): words by regular expression, then merges by rank."""
 
 from .merging import merge
 from .pre_tokenizers import PreTokenizer
+from .seams import Seams
 from .splitting import split_words
+from .vocabulary import SPACE, Vocabulary, byte_token
+from .words import WordIds
 
 
 def _gpt2_alphabet() -> dict[int, int]:
@@ -14,52 +15,56 @@ def _gpt2_alphabet() -> dict[int, int]:
     return dict(zip(printable + others, printable + list(range(0x100, 0x100 + len(others))), strict=True))
 
 
-BYTE_TO_CHARACTER = _gpt2_alphabet()
-CHARACTER_TO_BYTE = {chr(character): byte for byte, character in BYTE_TO_CHARACTER.items()}
-
-
-class _Words(dict[str, list[int]]):
-    """Token ids of words, found once each: a text repeats its words more than ten times on average."""
-
-    def __init__(self, encode_word):
-        self.encode_word = encode_word
-
-    def __missing__(self, word: str) -> list[int]:
-        ids = self[word] = self.encode_word(word)
-        return ids
+_BYTE_TO_CHARACTER = _gpt2_alphabet()
+_CHARACTER_TO_BYTE = {chr(character): bytes([byte]) for byte, character in _BYTE_TO_CHARACTER.items()}
 
 
 class BPE:
-    """ids: token -> id. merges: "left right" in order of rank."""
+    """Tokenizes stretches of text without special tokens. merges: "left right" in order of rank.
 
-    def __init__(self, ids: dict[str, int], merges: list[str], pre_tokenizer: PreTokenizer):
-        self.ids, self.pre_tokenizer = ids, pre_tokenizer
+    Source: llama.cpp src/llama-vocab.cpp llm_tokenizer_bpe_session::tokenize.
+    """
+
+    def __init__(self, vocabulary: Vocabulary, merges: list[str], rules: PreTokenizer):
+        self.ids, self.rules = vocabulary.ids, rules
         self.ranks = dict(zip(reversed(merges), range(len(merges) - 1, -1, -1), strict=True))  # the first of equals
-        self.words = _Words(self._encode_word)
+        self.words = WordIds(self._encode_word)
+        self.seams = None if rules.byte_symbols else Seams.of_merges(merges)
 
-    def encode(self, text: str) -> list[int]:
-        """Token ids of text without special tokens."""
-        words = split_words(text, self.pre_tokenizer.expressions)
-        return list(chain.from_iterable(map(self.words.__getitem__, words)))
+    def encode(self, text: str, after_special: bool) -> list[int]:
+        """Token ids of text; what stands before it does not matter here."""
+        if self.seams is None:
+            return self.words.of(split_words(text, self.rules.expressions))
+        words: list[str] = []
+        for line in split_words(text.replace(" ", SPACE), self.rules.expressions):
+            words += [line] if self._is_whole(line) else self.seams.split(line)
+        return self.words.of(words)
+
+    def _is_whole(self, word: str) -> bool:
+        whole = self.rules.ignore_merges or (self.rules.whole_newlines and word[0] == "\n")
+        return whole and word in self.ids
 
     def _encode_word(self, word: str) -> list[int]:
-        if self.pre_tokenizer.bytes:
-            word = word.encode("utf-8", "surrogatepass").decode("latin-1").translate(BYTE_TO_CHARACTER)
-        if self.pre_tokenizer.ignore_merges and word in self.ids:
+        if self.rules.byte_symbols:
+            word = word.encode("utf-8", "surrogatepass").decode("latin-1").translate(_BYTE_TO_CHARACTER)
+        if self._is_whole(word):
             return [self.ids[word]]
         found: list[int] = []
         for symbol in merge(list(word), self.ranks, " "):
-            if symbol in self.ids:
-                found.append(self.ids[symbol])
-            else:
-                found.extend(self._characters(symbol))
+            id = self.ids.get(symbol)
+            found.extend(self._spelled(symbol) if id is None else [id])
         return found
 
-    def _characters(self, symbol: str) -> list[int]:
-        """Ids for a symbol that merges have built and the vocabulary lacks; what has none is left out, as there."""
-        if self.pre_tokenizer.bytes:
-            spelled = list(symbol)
-            spelled = [character for character in spelled if character.isascii()]
+    def _spelled(self, symbol: str) -> list[int]:
+        """Ids for a symbol that is no token, byte by byte. A byte without a token is left out, as llama.cpp does."""
+        if self.rules.byte_symbols:
+            pieces = [character for character in symbol if character.isascii()]
         else:
-            spelled = [f"<0x{byte:02X}>" for byte in symbol.encode("utf-8", "surrogatepass")]
-        return [self.ids[piece] for piece in spelled if piece in self.ids]
+            pieces = [byte_token(byte) for byte in symbol.encode("utf-8", "surrogatepass")]
+        return [self.ids[piece] for piece in pieces if piece in self.ids]
+
+    def spell(self, token: str) -> bytes:
+        """The bytes that an ordinary token stands for."""
+        if not self.rules.byte_symbols:
+            return token.replace(SPACE, " ").encode("utf-8", "surrogatepass")
+        return b"".join(_CHARACTER_TO_BYTE.get(character) or character.encode() for character in token)

@@ -13,6 +13,13 @@ from numpy.typing import NDArray
 from ..container import GGUFFile
 from ..errors import ModelError
 
+SPACE = "\u2581"  # how SentencePiece spells a space
+
+
+def byte_token(byte: int) -> str:
+    """The token that stands for one byte in vocabularies with byte fallback."""
+    return f"<0x{byte:02X}>"
+
 
 class TokenType(IntEnum):
     """`tokenizer.ggml.token_type`, an entry per token."""
@@ -55,10 +62,10 @@ class Vocabulary:
             raise self.error("tokens", f"token {repeated!r} appears twice; convert the model anew")
         self.types = self._numbers("token_type", np.int32, TokenType.NORMAL)
         self.scores = self._numbers("scores", np.float32, 0)
-        self.bos = self._special_id("bos", defaults.bos)
-        self.eos = self._special_id("eos", defaults.eos)
-        self.unk = self._special_id("unknown", defaults.unk)
-        self.sep = self._special_id("seperator", defaults.sep)  # GGUF's own spelling
+        self.bos = self.special_id("bos", defaults.bos)
+        self.eos = self.special_id("eos", defaults.eos)
+        self.unk = self.special_id("unknown", defaults.unk)
+        self.sep = self.special_id("seperator", defaults.sep)  # GGUF's own spelling
         self.add_bos = self.flag("add_bos_token", defaults.add_bos)
         self.add_eos = self.flag("add_eos_token", defaults.add_eos)
         self.add_space_prefix = self.flag("add_space_prefix", defaults.add_space_prefix)
@@ -91,7 +98,8 @@ class Vocabulary:
         tokens = self.strings("tokens")
         if not tokens:
             raise self.error("tokens", "is empty; convert the model anew with its vocabulary")
-        return [token or f"[EMPTY_{id}]" for id, token in enumerate(tokens)]
+        # llama.cpp reads a C string: a token ends at its first NUL.
+        return [token.partition("\0")[0] or f"[EMPTY_{id}]" for id, token in enumerate(tokens)]
 
     def _numbers(self, key: str, dtype: type, default: int) -> NDArray:
         values = self.get(key)
@@ -103,7 +111,8 @@ class Vocabulary:
             raise self.error(key, f"has {len(values)} entries for {len(self.tokens)} tokens; convert the model anew")
         return values.astype(dtype)
 
-    def _special_id(self, name: str, default: int | None) -> int | None:
+    def special_id(self, name: str, default: int | None = None) -> int | None:
+        """Id in tokenizer.ggml.<name>_token_id, else the default; None if the vocabulary has no such token."""
         id = self.get(f"{name}_token_id")
         if isinstance(id, int) and 0 <= id < len(self.tokens):
             return id
