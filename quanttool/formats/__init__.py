@@ -36,7 +36,7 @@ def quantize_rows(
     infinite or (importance) negative, with their place.
     """
     fmt = block_format(type_name)
-    rows = np.ascontiguousarray(rows, dtype=np.float32)
+    rows = read_only(np.ascontiguousarray(rows, dtype=np.float32))
     if rows.ndim != 2:
         raise UsageError(f"rows must have two dimensions [n_rows, n_cols], got shape {list(rows.shape)}")
     if search not in SEARCHES:
@@ -45,7 +45,7 @@ def quantize_rows(
     out = np.empty((n_rows, fmt.type.row_bytes(n_cols)), np.uint8)
     check_finite(rows)
     if importance is not None:
-        importance = checked_importance(importance, n_cols)
+        importance = read_only(checked_importance(importance, n_cols))
     elif fmt.importance == "required":
         raise QuantizeError(f"{fmt.name} cannot be quantized without importance; give an imatrix")
     if fmt.importance == "ignored":
@@ -68,7 +68,7 @@ def dequantize_rows(data: ArrayLike, type_name: str, n_cols: int, threads: int |
     Raises UsageError if the width of `data` is not that of a row of `n_cols` values.
     """
     fmt = block_format(type_name)
-    data = np.ascontiguousarray(data, dtype=np.uint8)
+    data = read_only(np.ascontiguousarray(data, dtype=np.uint8))
     row_bytes = fmt.type.row_bytes(n_cols)
     if data.ndim != 2 or data.shape[1] != row_bytes:
         raise UsageError(
@@ -81,6 +81,13 @@ def dequantize_rows(data: ArrayLike, type_name: str, n_cols: int, threads: int |
 
     for_each_slab(work, data.shape[0], rows_per_slab(n_cols, fmt.type.rows_interleaved), threads)
     return out
+
+
+def read_only(array: NDArray) -> NDArray:
+    """A read-only view: mapped files are read-only, and numba would compile every kernel a second time for others."""
+    view = array.view()
+    view.flags.writeable = False
+    return view
 
 
 def rows_per_slab(n_cols: int, multiple: int = 1) -> int:
