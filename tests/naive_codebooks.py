@@ -103,7 +103,103 @@ def iq4_xs_block(x, importance=None):
     return np.frombuffer(head + bytes(low) + bytes(qs), np.uint8)
 
 
-BLOCKS = {"IQ4_NL": (32, iq4_nl_block), "IQ4_XS": (256, iq4_xs_block)}
+def f16_bytes(x):
+    return np.float16(x).tobytes()
+
+
+def round_away(x):
+    """C's roundf, exact in float64."""
+    return int(np.sign(x) * np.floor(np.abs(np.float64(x)) + 0.5))
+
+
+def trits(x):
+    """The largest magnitude, and every value as 0, 1 or 2."""
+    d = max(abs(value) for value in x)
+    inverse = f32(1) / d if d else f32(0)
+    return d, [round_away(value * inverse) + 1 for value in x]
+
+
+def q1_0_block(x, importance=None):
+    total = f32(0)
+    for value in x:
+        total += abs(value)
+    bits = sum(1 << j for j, value in enumerate(x) if value >= 0)
+    return np.frombuffer(f16_bytes(total / f32(128)) + bits.to_bytes(16, "little"), np.uint8)
+
+
+def q2_0_block(x, importance=None):
+    d, codes = trits(x)
+    bits = sum(code << 2 * j for j, code in enumerate(codes))
+    return np.frombuffer(f16_bytes(d) + bits.to_bytes(16, "little"), np.uint8)
+
+
+def tq2_0_block(x, importance=None):
+    d, codes = trits(x)
+    qs = [sum(codes[128 * h + m + 32 * k] << 2 * k for k in range(4)) for h in range(2) for m in range(32)]
+    return np.frombuffer(bytes(qs) + f16_bytes(d), np.uint8)
+
+
+def tq1_0_block(x, importance=None):
+    d, codes = trits(x)
+    groups = [codes[m:160:32] for m in range(32)] + [codes[160 + m : 240 : 16] for m in range(16)]
+    groups += [[*codes[240 + m :: 4], 0] for m in range(4)]
+    numbers = [int("".join(map(str, group)), 3) for group in groups]
+    return np.frombuffer(bytes(-(-256 * number // 243) for number in numbers) + f16_bytes(d), np.uint8)
+
+
+E2M1_DOUBLED = [0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12]
+
+
+def e2m1_code(x, scale):
+    """The nearest of 16 values, the first of equals."""
+    distances = [abs(f32(value) * scale - x) for value in E2M1_DOUBLED]
+    return distances.index(min(distances))
+
+
+def mxfp4_block(x, importance=None):
+    largest = max(abs(value) for value in x)
+    exponent = int(np.floor(f32(np.log2(np.float64(largest))))) - 2 + 127 if largest else 0
+    scale = f32(2.0 ** (exponent - 128))
+    codes = [e2m1_code(value, scale) for value in x]
+    return np.frombuffer(bytes([exponent, *iq4_nibbles(codes)]), np.uint8)
+
+
+def ue4m3_value(code):
+    exponent, mantissa = code >> 3, code & 7
+    return mantissa * 2.0**-9 if exponent == 0 else (1 + mantissa / 8) * 2.0 ** (exponent - 7)
+
+
+def ue4m3_code(x):
+    """Round half up in the mantissa; the largest exponent is never written except as 448."""
+    if x >= 256:
+        return 0x7E
+    if x < 2.0**-6:
+        return min(int(x * 512 + 0.5), 7)
+    exponent = int(np.floor(np.log2(np.float64(x))))
+    code = (exponent + 7) * 8 + int((np.float64(x) / 2.0**exponent - 1) * 8 + 0.5)
+    return 0x7E if code >= 15 * 8 else code
+
+
+def nvfp4_block(x, importance=None):
+    scales, qs = [], []
+    for part in x.reshape(4, 16):
+        code = ue4m3_code(max(abs(value) for value in part) / f32(6))
+        codes = [e2m1_code(value, f32(ue4m3_value(code) / 2)) for value in part]
+        scales.append(code)
+        qs += [codes[j] | codes[j + 8] << 4 for j in range(8)]
+    return np.frombuffer(bytes(scales + qs), np.uint8)
+
+
+BLOCKS = {
+    "IQ4_NL": (32, iq4_nl_block),
+    "IQ4_XS": (256, iq4_xs_block),
+    "Q1_0": (128, q1_0_block),
+    "Q2_0": (64, q2_0_block),
+    "TQ1_0": (256, tq1_0_block),
+    "TQ2_0": (256, tq2_0_block),
+    "MXFP4": (32, mxfp4_block),
+    "NVFP4": (64, nvfp4_block),
+}
 
 
 def quantize(name, rows, importance=None):

@@ -22,6 +22,9 @@ FAMILIES: dict[str, tuple[str, ...]] = {
     "legacy": ("Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0"),
     "k_quants": ("Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K"),
     "iq4": ("IQ4_NL", "IQ4_XS"),
+    "i_quants": ("IQ1_S", "IQ1_M", "IQ2_XXS", "IQ2_XS", "IQ2_S", "IQ3_XXS", "IQ3_S"),
+    "ternary": ("Q1_0", "Q2_0", "TQ1_0", "TQ2_0"),
+    "float4": ("MXFP4", "NVFP4"),
 }
 
 _REGISTRY: dict[str, "BlockFormat"] = {}

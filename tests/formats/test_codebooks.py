@@ -2,14 +2,18 @@
 
 import numpy as np
 import pytest
+from gguf import GGMLQuantizationType, quants
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from quanttool.formats import block_format, dequantize_rows, quantize_rows
 from tests import naive_codebooks
 
-TYPES = ["IQ4_NL", "IQ4_XS"]
-LARGEST_F16 = 65504
+TYPES = ["IQ4_NL", "IQ4_XS", "Q1_0", "Q2_0", "TQ1_0", "TQ2_0", "MXFP4", "NVFP4"]
+I_QUANTS = ["IQ1_S", "IQ1_M", "IQ2_XXS", "IQ2_XS", "IQ2_S", "IQ3_XXS", "IQ3_S"]
+KNOWN_TO_GGUF_PY = [
+    name for name in TYPES + I_QUANTS if getattr(GGMLQuantizationType, name, None) in quants._type_traits
+]
 
 
 def needs_importance(name):
@@ -76,12 +80,45 @@ def test_awkward_rows_stay_finite(name):
 
 
 @pytest.mark.parametrize("name", TYPES)
-def test_too_large_for_float16_keeps_signs(name):
+def test_rows_too_large_for_the_scale_keep_their_signs(name):
     rng = np.random.default_rng(7)
-    rows = (rng.choice([-1, 1], (2, 256)) * rng.uniform(0.5, 1, (2, 256)) * 1e30).astype(np.float32)
+    rows = (rng.choice([-1, 1], (2, 256)) * rng.uniform(0.8, 1, (2, 256)) * 1e30).astype(np.float32)
     values = dequantize_rows(quantize_rows(rows, name, np.ones(256, np.float32)), name, 256)
     np.testing.assert_array_equal(np.sign(values), np.sign(rows))
-    assert np.abs(values).max() > LARGEST_F16
+
+
+@pytest.mark.parametrize("name", KNOWN_TO_GGUF_PY)
+def test_values_of_any_bytes_are_those_of_gguf_py(name):
+    block_bytes = block_format(name).type.block_bytes
+    data = np.random.default_rng(8).integers(0, 256, (8, 4 * block_bytes), dtype=np.uint8)
+    with np.errstate(all="ignore"):
+        expected = quants.dequantize(data, GGMLQuantizationType[name])
+    np.testing.assert_array_equal(dequantize_rows(data, name, expected.shape[1]), expected)
+
+
+@pytest.mark.parametrize("name", ["Q1_0", "Q2_0", "TQ1_0", "TQ2_0"])
+@settings(max_examples=25, deadline=None)
+@given(seed=st.integers(0, 2**32 - 1), d=st.floats(2.0**-14, 65504, width=16))
+def test_representable_ternary_blocks_survive(name, seed, d):
+    """Multiples of a float16 that use it: quantizing loses nothing."""
+    rng = np.random.default_rng(seed)
+    rows = rng.choice([-1, 1] if name == "Q1_0" else [-1, 0, 1], (3, 256))
+    rows[:, ::64] = 1
+    rows = (rows * d).astype(np.float32)
+    np.testing.assert_array_equal(dequantize_rows(quantize_rows(rows, name), name, 256), rows)
+
+
+@pytest.mark.parametrize(("name", "exponents"), [("MXFP4", (-120, 120)), ("NVFP4", (-6, 7))])
+@settings(max_examples=25, deadline=None)
+@given(seed=st.integers(0, 2**32 - 1))
+def test_representable_float4_blocks_survive(name, exponents, seed):
+    """E2M1 values with a power of two as scale, the largest value used: quantizing loses nothing."""
+    rng = np.random.default_rng(seed)
+    groups = rng.choice(naive_codebooks.E2M1_DOUBLED, (16, 16))
+    groups[:, 3] = 12
+    scales = 2.0 ** rng.integers(*exponents, (8, 1)).repeat(2, 0)
+    rows = (groups * scales).astype(np.float32).reshape(1, 256)
+    np.testing.assert_array_equal(dequantize_rows(quantize_rows(rows, name), name, 256), rows)
 
 
 @pytest.mark.parametrize("name", TYPES)
