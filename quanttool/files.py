@@ -2,7 +2,7 @@
 
 import errno
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
@@ -42,3 +42,15 @@ def _explained(error: OSError, path: Path) -> QuanttoolError:
     if error.errno == errno.ENOENT:
         return UsageError(f"{path}: the folder {path.parent} does not exist")
     return QuanttoolError(f"{path}: cannot be written: {error.strerror or error}")
+
+
+def check_output(path: str | os.PathLike, inputs: Iterable[str | os.PathLike] = ()) -> None:
+    """Refuse, before any work is done, an output that cannot be written or that is also an input."""
+    path = Path(path)
+    if path.is_dir():
+        raise UsageError(f"{path}: is a folder; give the name of a file")
+    if not path.parent.is_dir():
+        raise UsageError(f"{path}: the folder {path.parent} does not exist")
+    for name in inputs:
+        if path.exists() and Path(name).exists() and path.samefile(name):
+            raise UsageError(f"{path}: is an input as well; choose another name for the output")

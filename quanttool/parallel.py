@@ -4,9 +4,24 @@ import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
+_wanted: int | None = None
+
+
+def use_threads(threads: int | None) -> None:
+    """Make `threads` the default of this process; None: all processors.
+
+    numpy's matrix products follow only if numpy was not imported before: OpenBLAS reads its setting once.
+    """
+    global _wanted
+    _wanted = threads
+    if threads:
+        os.environ["OPENBLAS_NUM_THREADS"] = str(threads)
+
 
 def default_threads() -> int:
-    """Processors that this process may use."""
+    """What `use_threads` asked for, or else the processors that this process may use."""
+    if _wanted:
+        return _wanted
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 

@@ -52,10 +52,34 @@ def llama() -> tuple[dict[str, object], dict[str, np.ndarray]]:
     return metadata, tensors
 
 
+def ascii_tokenizer() -> dict[str, object]:
+    """Metadata of a byte-level BPE vocabulary for ASCII text: BOS, one token per character, one merge."""
+    tokens = ["<|bos|>", "\u0120", "\u010a", *map(chr, range(33, 127)), "th"]  # space and newline as BPE spells them
+    tokens += [f"<|unused{i}|>" for i in range(N_VOCAB - len(tokens))]
+    control = {token for token in tokens if token.startswith("<|")}
+    return {
+        "tokenizer.ggml.model": "gpt2",
+        "tokenizer.ggml.pre": "smollm",
+        "tokenizer.ggml.tokens": tokens,
+        "tokenizer.ggml.token_type": [3 if token in control else 1 for token in tokens],
+        "tokenizer.ggml.merges": ["t h"],
+        "tokenizer.ggml.bos_token_id": 0,
+        "tokenizer.ggml.add_bos_token": True,
+    }
+
+
+def _encoded(value: object) -> tuple[GGUFValueType, bytes]:
+    if isinstance(value, list):
+        element = GGUFValueType.STRING if isinstance(value[0], str) else GGUFValueType.INT32
+        return GGUFValueType.ARRAY, encode_value(value, GGUFValueType.ARRAY, element)
+    kinds = {str: "STRING", bool: "BOOL", int: "UINT32", float: "FLOAT32"}
+    kind = GGUFValueType[kinds[type(value)]]
+    return kind, encode_value(value, kind)
+
+
 def write(path: Path, metadata: dict[str, object], tensors: dict[str, np.ndarray]) -> Path:
     """Write float32 tensors as a GGUF file."""
-    kinds = {str: GGUFValueType.STRING, int: GGUFValueType.UINT32, float: GGUFValueType.FLOAT32}
-    encoded = {key: (kinds[type(value)], encode_value(value, kinds[type(value)])) for key, value in metadata.items()}
+    encoded = {key: _encoded(value) for key, value in metadata.items()}
     infos = [TensorInfo(name, ggml_type("F32"), array.shape[::-1]) for name, array in tensors.items()]
     with GGUFWriter(path, encoded, infos) as writer:
         for name, array in tensors.items():

@@ -1,0 +1,63 @@
+"""What is shown while a text runs through models: tokens done of all, and the perplexity so far."""
+
+from typing import TYPE_CHECKING, Any
+
+from . import reports
+from .console import Progress
+
+if TYPE_CHECKING:
+    from ..evaluate import Chunks, Perplexity
+    from ..models import Model
+
+
+def say(text: str) -> None:
+    """A line on standard output, above the progress bar if there is one."""
+    from tqdm import tqdm
+
+    tqdm.write(text)
+
+
+class Passes:
+    """Forward passes of groups of chunks that share one progress bar, which counts their tokens."""
+
+    def __init__(self, progress: Progress, n_tokens: int):
+        self._progress, self._n_tokens, self._done = progress, n_tokens, 0
+
+    def hidden_states(self, model: "Model", group: "Chunks", observer: Any = None) -> Any:
+        """f32 [n_chunks, n_ctx, n_embd]"""
+
+        def step(done: int, total: int) -> None:
+            self._progress(self._done + group.tokens.size * done // total, self._n_tokens)
+
+        hidden = model.hidden_states(group.tokens, observer, step)
+        self._done += group.tokens.size
+        return hidden
+
+
+class RunningPerplexity:
+    """Prints the perplexity after each chunk, as groups of chunks are done."""
+
+    def __init__(self, quiet: bool):
+        self._quiet = quiet
+        self._groups: list[Any] = []
+
+    def add(self, nll: Any) -> None:
+        """nll: f64 [n_chunks, n_scored] of the next group."""
+        shown = sum(map(len, self._groups))
+        self._groups.append(nll)
+        if not self._quiet:
+            say(reports.running_perplexity(self._result(), shown))
+
+    def finish(self) -> "Perplexity":
+        """Print the last line; returns the perplexity of all chunks."""
+        result = self._result()
+        if not self._quiet:
+            say(reports.final_estimate(result))
+        return result
+
+    def _result(self) -> "Perplexity":
+        import numpy as np
+
+        from ..evaluate import Perplexity
+
+        return Perplexity(np.concatenate(self._groups))

@@ -1,0 +1,15 @@
+"""Sums over rows of activations."""
+
+import numpy as np
+
+from .jit import kernel
+
+
+@kernel
+def add_squares(x, sums):
+    """sums[column] += x[row, column] ** 2 over all rows: x f32 [n_rows, n_cols], sums f64 [n_cols]."""
+    n_rows, n_cols = x.shape
+    for row in range(n_rows):
+        for column in range(n_cols):
+            value = np.float64(x[row, column])  # float() would stay float32
+            sums[column] += value * value

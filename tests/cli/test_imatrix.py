@@ -1,0 +1,161 @@
+"""quanttool imatrix, from the outside."""
+
+import json
+import re
+
+import numpy as np
+import pytest
+
+from quanttool.container import GGUFFile
+from quanttool.imatrix import load
+from tests.models import tiny
+
+
+def values(imatrix):
+    return {name: (entry.sums_of_squares, entry.counts) for name, entry in imatrix.entries.items()}
+
+
+def assert_close(a, b):
+    assert a.entries.keys() == b.entries.keys()
+    for name, entry in a.entries.items():
+        assert np.array_equal(entry.counts, b.entries[name].counts)
+        np.testing.assert_allclose(entry.sums_of_squares, b.entries[name].sums_of_squares, rtol=1e-5)
+
+
+def test_writes_an_imatrix_and_prints_what_people_expect(run, tiny_model, text, tmp_path):
+    out = tmp_path / "x.gguf"
+    result = run("imatrix", "-m", tiny_model, "-f", text, "-o", out, "-c", 32)
+    assert result.code == 0
+    assert re.fullmatch(r"(\[\d\]\d+\.\d{4},){5}\nFinal estimate: PPL = \d+\.\d{4} \+/- \d+\.\d{5}\n", result.out), (
+        result.out
+    )
+    data = load(out)
+    blocks = {n for n, t in GGUFFile(tiny_model).tensors.items() if n.startswith("blk.") and len(t.ne) == 2}
+    assert data.entries.keys() == blocks
+    assert {entry.counts[0] for entry in data.entries.values()} == {160}
+    assert (data.datasets, data.chunk_count, data.chunk_size) == (["text.txt"], 5, 32)
+    assert not list(tmp_path.glob("*.part"))
+
+
+def test_same_input_same_bytes(run, tiny_model, text, tmp_path):
+    for name in ("a", "b"):
+        run("imatrix", "-m", tiny_model, "-f", text, "-o", tmp_path / name, "-c", 32, "--no-ppl", "-t", 1)
+    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
+
+
+def test_dat(run, tiny_model, text, tmp_path):
+    run("imatrix", "-m", tiny_model, "-f", text, "-o", tmp_path / "x.gguf", "-c", 32)
+    run("imatrix", "-m", tiny_model, "-f", text, "-o", tmp_path / "x.dat", "-c", 32, "--output-format", "dat")
+    legacy, data = load(tmp_path / "x.dat"), load(tmp_path / "x.gguf")
+    assert (legacy.chunk_size, legacy.chunk_count, legacy.datasets) == (0, 5, ["text.txt"])
+    for name in data.entries:
+        np.testing.assert_allclose(legacy.importance(name), data.importance(name), rtol=1e-6)
+
+
+def test_json(run, tiny_model, text, tmp_path):
+    result = run("imatrix", "-m", tiny_model, "-f", text, "-o", tmp_path / "x", "-c", 32, "--json")
+    plain = run("imatrix", "-m", tiny_model, "-f", text, "-o", tmp_path / "y", "-c", 32)
+    summary = json.loads(result.out)
+    assert summary["weights"] == 14 and summary["n_chunks"] == 5 and summary["datasets"] == ["text.txt"]
+    assert plain.out.startswith("".join(f"[{i + 1}]{x:.4f}," for i, x in enumerate(summary["running"])))
+    assert summary["running"][-1] == pytest.approx(summary["perplexity"]["value"])
+
+
+def test_no_ppl(run, tiny_model, text, tmp_path):
+    result = run("imatrix", "-m", tiny_model, "-f", text, "-o", tmp_path / "x", "-c", 32, "--no-ppl")
+    assert result.code == 0 and result.out == ""
+
+
+def test_process_output(run, tiny_model, text, tmp_path):
+    run("imatrix", "-m", tiny_model, "-f", text, "-o", tmp_path / "x", "-c", 32, "--process-output")
+    entry = load(tmp_path / "x").entries["output.weight"]
+    assert entry.counts.tolist() == [160] and (entry.sums_of_squares > 0).all()
+
+
+def test_chunks_and_from_chunk_cut_the_same_text(run, tiny_model, text, tmp_path):
+    options = ("imatrix", "-m", tiny_model, "-f", text, "-c", 32, "--no-ppl", "-o")
+    run(*options, tmp_path / "all")
+    run(*options, tmp_path / "first", "--chunks", 3)
+    run(*options, tmp_path / "rest", "--from-chunk", 3)
+    whole, first, rest = (load(tmp_path / name) for name in ("all", "first", "rest"))
+    assert (first.chunk_count, rest.chunk_count) == (3, 2)
+    for name, entry in first.entries.items():
+        entry.sums_of_squares += rest.entries[name].sums_of_squares
+        entry.counts += rest.entries[name].counts
+    assert_close(first, whole)
+
+
+def test_several_texts_follow_each_other(run, tiny_model, text, tmp_path):
+    other = tmp_path / "other.txt"
+    other.write_text("Nine old cows nap in the sun, far from the road to town and its big loud cars.")
+    run("imatrix", "-m", tiny_model, "-f", text, "-f", other, "-c", 32, "-o", tmp_path / "x", "--no-ppl")
+    data = load(tmp_path / "x")
+    assert data.datasets == ["text.txt", "other.txt"] and data.chunk_count == 7
+
+
+def test_memory_limit_changes_nothing(run, tiny_model, text, tmp_path, monkeypatch):
+    options = ("imatrix", "-m", tiny_model, "-f", text, "-c", 32, "-o")
+    whole = run(*options, tmp_path / "a")
+    monkeypatch.setattr("quanttool.evaluate.chunks.GROUP_BYTES", 2 * 32 * tiny.N_EMBD * 4)
+    grouped = run(*options, tmp_path / "b")
+    assert grouped.out.count("\n") == 4  # three groups and the last line
+    numbers = [[float(x) for x in re.findall(r"\d+\.\d+", printed)] for printed in (grouped.out, whole.out)]
+    assert numbers[0] == pytest.approx(numbers[1], rel=1e-5)  # matrix products of other shapes add in another order
+    assert_close(load(tmp_path / "a"), load(tmp_path / "b"))
+
+
+def test_special_tokens(run, tiny_model, tmp_path):
+    path = tmp_path / "special.txt"
+    path.write_text("<|unused0|>" * 64)
+    result = run("imatrix", "-m", tiny_model, "-f", path, "-c", 32, "-o", tmp_path / "x", "--parse-special")
+    assert load(tmp_path / "x").chunk_count == 2 and "65 tokens" in result.err
+    result = run("imatrix", "-m", tiny_model, "-f", path, "-c", 32, "-o", tmp_path / "x")
+    assert "705 tokens" in result.err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["-m", "absent.gguf", "-f", "TEXT", "-o", "OUT"], 2, "absent.gguf: no such file"),
+        (["-m", "TEXT", "-f", "TEXT", "-o", "OUT"], 1, "not a GGUF file"),
+        (["-m", "MODEL", "-f", "absent.txt", "-o", "OUT"], 2, "absent.txt: no such file"),
+        (["-m", "MODEL", "-o", "OUT"], 2, "no text"),
+        (["-m", "MODEL", "-f", "TEXT"], 2, "Missing option '-o'"),
+        (["-m", "MODEL", "-f", "TEXT", "-o", "OUT"], 2, "163 tokens; a context of 512 needs at least 1024"),
+        (["-m", "MODEL", "-f", "TEXT", "-o", "OUT", "-c", "32", "--from-chunk", "4"], 2, "after skipping 4 chunks"),
+        (["-m", "MODEL", "-f", "TEXT", "-o", "MODEL", "-c", "32"], 2, "is an input as well"),
+        (["-m", "MODEL", "-f", "TEXT", "-o", "TEXT", "-c", "32"], 2, "is an input as well"),
+        (["-m", "MODEL", "-f", "TEXT", "-o", "absent/x", "-c", "32"], 2, "the folder absent does not exist"),
+        (["-m", "MODEL", "-f", "TEXT", "-o", "FOLDER", "-c", "32"], 2, "is a folder"),
+        (["-m", "MODEL", "-f", "MODEL", "-o", "OUT", "-c", "32"], 2, "is not UTF-8 text"),
+        (["-m", "MODEL", "-f", "TEXT", "-o", "OUT", "-c", "2"], 2, "-c"),
+        (["-m", "MODEL", "-f", "TEXT", "-o", "OUT", "--output-format", "npz"], 2, "npz"),
+    ],
+)
+def test_mistakes_are_one_clear_line(run, tiny_model, text, tmp_path, arguments, code, message):
+    out = tmp_path / "out.gguf"
+    known = {"MODEL": tiny_model, "TEXT": text, "OUT": out, "FOLDER": tmp_path}
+    before = text.read_bytes()
+    result = run("imatrix", *(known.get(argument, argument) for argument in arguments))
+    assert result.code == code and message in result.err and "Traceback" not in result.err
+    assert not out.exists() and text.read_bytes() == before
+
+
+def test_nan_in_the_model_saves_nothing(run, text, tmp_path):
+    metadata, tensors = tiny.llama()
+    tensors["blk.1.ffn_norm.weight"][3] = np.nan
+    model = tiny.write(tmp_path / "nan.gguf", metadata | tiny.ascii_tokenizer(), tensors)
+    result = run("imatrix", "-m", model, "-f", text, "-o", tmp_path / "x", "-c", 32)
+    assert result.code == 1
+    assert "blk.1.ffn_gate.weight: input channel 3 is nan in chunk 1" in result.err
+    assert not (tmp_path / "x").exists()
+
+
+def test_ctrl_c_leaves_nothing_behind(run, tiny_model, text, tmp_path, monkeypatch):
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("quanttool.container.writer.GGUFWriter.write_rows", interrupt)
+    result = run("imatrix", "-m", tiny_model, "-f", text, "-o", tmp_path / "x", "-c", 32)
+    assert result.code == 130
+    assert [path.name for path in tmp_path.iterdir()] == ["text.txt"]

@@ -1,0 +1,117 @@
+"""quanttool perplexity, from the outside."""
+
+import json
+import re
+
+import numpy as np
+import pytest
+
+from tests.models import tiny
+
+
+def test_prints_running_perplexity_and_the_final_line(run, tiny_model, text):
+    result = run("perplexity", "-m", tiny_model, "-f", text, "-c", 32)
+    assert result.code == 0
+    assert re.fullmatch(r"(\[\d\]\d+\.\d{4},){5}\nFinal estimate: PPL = \d+\.\d{4} \+/- \d+\.\d{5}\n", result.out)
+    assert "163 tokens; 5 chunks of 32, 15 tokens of each are scored" in result.err
+
+
+def test_json_has_what_is_printed_with_all_digits(run, tiny_model, text):
+    printed = run("perplexity", "-m", tiny_model, "-f", text, "-c", 32, "--chunks", 3).out
+    data = json.loads(run("perplexity", "-m", tiny_model, "-f", text, "-c", 32, "--chunks", 3, "--json").out)
+    (model,) = data["models"]
+    assert (data["n_tokens"], data["n_ctx"], data["n_chunks"], data["base_model"]) == (163, 32, 3, None)
+    running = "".join(f"[{i + 1}]{value:.4f}," for i, value in enumerate(model["running"]))
+    estimate = model["perplexity"]
+    assert printed == f"{running}\nFinal estimate: PPL = {estimate['value']:.4f} +/- {estimate['uncertainty']:.5f}\n"
+
+
+def test_several_models(run, tiny_model, rounded_model, text):
+    result = run("perplexity", "-m", tiny_model, "-m", rounded_model, "-f", text, "-c", 32)
+    alone = run("perplexity", "-m", rounded_model, "-f", text, "-c", 32)
+    assert alone.out in result.out
+    assert result.out.count("Final estimate") == 2
+    assert "rounded.gguf" in result.out.splitlines()[-2]  # the table at the end
+
+
+# what a script that reads llama-perplexity's output looks for
+NUMBER = r" *-?\d+\.\d+"
+TABLE_LINE = rf" +\d+ {{4}}{NUMBER} ±{NUMBER} {{4}}{NUMBER} ±{NUMBER} {{4}}{NUMBER} ±{NUMBER} {{4}}{NUMBER} ±{NUMBER} %"
+
+
+def test_divergence_looks_like_llama_perplexity(run, tiny_model, rounded_model, text, shared):
+    text.write_text(text.read_text() * 2)
+    result = run("perplexity", "-m", rounded_model, "--base-model", tiny_model, "-f", text, "-c", 32)
+    assert result.code == 0
+    theirs = (shared / "golden" / "kld" / "s768-Q4_0-vs-f32-4chunks.txt").read_text()
+
+    def pattern(printed):
+        """Labels and layout, with digits for numbers: what the values are is not their concern."""
+        body = printed[printed.index("chunk  ") :].strip()
+        return [re.sub(NUMBER, " #", line) for line in body.splitlines() if not re.match(TABLE_LINE, line)]
+
+    assert pattern(result.out) == pattern(theirs)
+    assert sum(bool(re.match(TABLE_LINE, line)) for line in result.out.splitlines()) == 10
+
+
+def test_divergence_json(run, tiny_model, rounded_model, text):
+    result = run("perplexity", "-m", rounded_model, "--base-model", tiny_model, "-f", text, "-c", 32, "--json")
+    (model,) = json.loads(result.out)["models"]
+    own = json.loads(run("perplexity", "-m", rounded_model, "-f", text, "-c", 32, "--json").out)["models"][0]
+    assert model["perplexity"] == pytest.approx(own["perplexity"], rel=1e-9)
+    assert model["mean_kld"]["value"] > 0.001
+    quantiles = model["kld_quantiles"]
+    assert quantiles["0.0"] < quantiles["0.5"] < quantiles["1.0"]
+
+
+def test_several_models_against_one_base(run, tiny_model, rounded_model, text):
+    result = run(
+        "perplexity", "-m", tiny_model, "-m", rounded_model, "--base-model", tiny_model, "-f", text, "-c", 32, "--json"
+    )
+    same, rounded = json.loads(result.out)["models"]
+    assert same["mean_kld"] == {"value": 0.0, "uncertainty": 0.0} and same["same_top"]["value"] == 1
+    alone = json.loads(
+        run("perplexity", "-m", rounded_model, "--base-model", tiny_model, "-f", text, "-c", 32, "--json").out
+    )
+    assert alone["models"] == [rounded]
+
+
+def test_few_tokens_have_a_table_but_no_quantiles(run, tiny_model, rounded_model, text):
+    result = run("perplexity", "-m", rounded_model, "--base-model", tiny_model, "-f", text, "-c", 32, "--chunks", 2)
+    assert result.out.count("±") == 10 and "statistics" not in result.out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["-m", "absent.gguf", "-f", "TEXT"], 2, "absent.gguf: no such file"),
+        (["-m", "MODEL", "-f", "absent.txt"], 2, "absent.txt: no such file"),
+        (["-m", "MODEL"], 2, "no text"),
+        (["-f", "TEXT"], 2, "Missing option '-m'"),
+        (["-m", "MODEL", "-f", "TEXT"], 2, "163 tokens; a context of 512 needs at least 1024"),
+        (["-m", "MODEL", "-f", "TEXT", "--base-model", "absent.gguf"], 2, "absent.gguf: no such file"),
+        (["-m", "MODEL", "-f", "TEXT", "--chunks", "0"], 2, "--chunks"),
+    ],
+)
+def test_mistakes_are_one_clear_line(run, tiny_model, text, arguments, code, message):
+    known = {"MODEL": tiny_model, "TEXT": text}
+    result = run("perplexity", *(known.get(argument, argument) for argument in arguments))
+    assert result.code == code and message in result.err and "Traceback" not in result.err and result.out == ""
+
+
+def test_models_with_different_vocabularies_are_not_compared(run, tiny_model, text, tmp_path):
+    metadata, tensors = tiny.llama()
+    metadata |= tiny.ascii_tokenizer()
+    names = metadata["tokenizer.ggml.tokens"]
+    metadata["tokenizer.ggml.tokens"] = [*names[:-1], "<|other|>"]
+    other = tiny.write(tmp_path / "other.gguf", metadata, tensors)
+    result = run("perplexity", "-m", other, "--base-model", tiny_model, "-f", text, "-c", 32)
+    assert result.code == 2 and f"{other}: its vocabulary is not that of {tiny_model}" in result.err
+
+
+def test_nan_in_the_model_is_an_error(run, text, tmp_path):
+    metadata, tensors = tiny.llama()
+    tensors["output.weight"][3, 5] = np.nan
+    model = tiny.write(tmp_path / "nan.gguf", metadata | tiny.ascii_tokenizer(), tensors)
+    result = run("perplexity", "-m", model, "-f", text, "-c", 32)
+    assert result.code == 1 and "logits are not finite" in result.err

@@ -1,0 +1,56 @@
+"""Cutting a text into chunks as llama-perplexity does."""
+
+import numpy as np
+import pytest
+
+from quanttool.errors import UsageError
+from quanttool.evaluate import chunks as module
+from quanttool.evaluate import split
+
+
+def test_second_half_is_scored_and_the_tail_dropped():
+    chunks = split(range(30), n_ctx=8)
+    assert chunks.tokens.tolist() == [list(range(i, i + 8)) for i in (0, 8, 16)]
+    # from position 4 on, each token predicts the next: 3 of 8, 255 of 512
+    assert chunks.targets.tolist() == [[5, 6, 7], [13, 14, 15], [21, 22, 23]]
+    assert (len(chunks), chunks.n_ctx, chunks.n_scored) == (3, 8, 3)
+    assert split(range(1024), 512).n_scored == 255
+    assert split(range(27), 9).targets.tolist() == [[5, 6, 7, 8], [14, 15, 16, 17], [23, 24, 25, 26]]
+
+
+def test_scored_hidden_states_are_those_that_predict_the_targets():
+    chunks = split(range(30), n_ctx=8)
+    hidden = np.repeat(chunks.tokens[..., None], 2, axis=-1).astype(np.float32)  # a state that knows its token
+    assert (chunks.scored(hidden)[:, 0] + 1).astype(int).tolist() == chunks.targets.ravel().tolist()
+
+
+def test_bos_replaces_the_first_token_that_is_fed_but_no_target():
+    chunks = split(range(100, 130), n_ctx=8, bos_id=1)
+    assert chunks.tokens[:, 0].tolist() == [1, 1, 1]
+    assert chunks.tokens[:, 1].tolist() == [101, 109, 117]
+    assert 1 not in chunks.targets
+
+
+def test_first_chunk_and_number_of_chunks():
+    assert split(range(80), 8, n_chunks=2, first_chunk=3).tokens[:, 0].tolist() == [24, 32]
+    assert len(split(range(80), 8, n_chunks=99)) == 10
+    assert len(split(range(80), 8, n_chunks=1)) == 1
+
+
+def test_groups_are_bounded_by_memory_and_keep_the_order(monkeypatch):
+    chunks = split(range(80), 8)
+    monkeypatch.setattr(module, "GROUP_BYTES", 3 * 8 * 16 * 4)  # three chunks of 16 channels
+    groups = list(chunks.groups(16))
+    assert [len(group) for group in groups] == [3, 3, 3, 1]
+    assert np.array_equal(np.concatenate([group.tokens for group in groups]), chunks.tokens)
+    assert np.array_equal(np.concatenate([group.targets for group in groups]), chunks.targets)
+    assert len(list(chunks.groups(1 << 20))) == 10  # one chunk at least
+
+
+def test_a_text_shorter_than_two_contexts_is_refused():
+    with pytest.raises(UsageError, match="has 1023 tokens; a context of 512 needs at least 1024"):
+        split(range(1023), 512)
+    with pytest.raises(UsageError, match="has 8 tokens after skipping 9 chunks"):
+        split(range(80), 8, first_chunk=9)
+    with pytest.raises(UsageError, match="has 0 tokens"):
+        split([], 8)
