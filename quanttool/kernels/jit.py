@@ -41,8 +41,11 @@ _use_cache_folder()
 # error_model="numpy": a division by zero gives inf or nan instead of a Python exception, and costs no branch.
 kernel = numba.njit(nogil=True, cache=True, error_model="numpy")
 
-# Reassociation and fused multiply-add are fine where results are compared with a tolerance anyway.
-fast_kernel = numba.njit(nogil=True, cache=True, error_model="numpy", fastmath=True)
+# Reassociation and fused multiply-add are fine where results are compared with a tolerance anyway. NaN and infinity
+# stay what they are ("fast" without nnan and ninf), so that a damaged weight shows in the result.
+FAST = {"reassoc", "contract", "arcp", "afn", "nsz"}
+fast_kernel = numba.njit(nogil=True, cache=True, error_model="numpy", fastmath=FAST)
 
 # Scalar helpers that LLVM inlines into their callers; compiled with them, so they need no cache entry of their own.
+# (A helper is compiled once, with the flags of its first caller: share none between `kernel` and `fast_kernel`.)
 helper = numba.njit(nogil=True, error_model="numpy")

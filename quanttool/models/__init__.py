@@ -16,7 +16,22 @@ __all__ = ["ARCHITECTURES", "Model", "load_model"]
 
 # general.architecture -> (module, class); modules are imported when needed
 ARCHITECTURES: dict[str, tuple[str, str]] = {
+    "bailingmoe2": ("bailingmoe2", "BailingMoe2"),
+    "command-r": ("command_r", "CommandR"),
+    "deepseek2": ("deepseek", "DeepSeek2"),
+    "gemma2": ("gemma", "Gemma2"),
+    "gemma3": ("gemma", "Gemma3"),
+    "glm4moe": ("glm4moe", "Glm4Moe"),
+    "gpt-oss": ("gpt_oss", "GptOss"),
+    "granite": ("granite", "Granite"),
     "llama": ("llama", "Llama"),
+    "olmoe": ("olmoe", "Olmoe"),
+    "phi3": ("phi3", "Phi3"),
+    "qwen2": ("qwen", "Qwen2"),
+    "qwen2moe": ("qwen", "Qwen2Moe"),
+    "qwen3": ("qwen", "Qwen3"),
+    "qwen3moe": ("qwen", "Qwen3"),
+    "starcoder2": ("starcoder2", "Starcoder2"),
 }
 
 

@@ -70,11 +70,18 @@ class Config:
 
     @cached_property
     def n_layer(self) -> int:
-        return self.count("block_count")
+        """Blocks that predict the next token; further ones, that predict more tokens at once, are left out."""
+        return self.count("block_count") - self.integer("nextn_predict_layers", 0)
 
     @cached_property
     def n_ff(self) -> int:
         return self.count("feed_forward_length")
+
+    @cached_property
+    def n_ff_exp(self) -> int:
+        """Width of one routed expert."""
+        n_ff_exp = self.integer("expert_feed_forward_length", 0)
+        return n_ff_exp or self.n_ff // self.count("expert_used_count")
 
     @cached_property
     def n_head(self) -> int:
@@ -108,6 +115,14 @@ class Config:
                 f"expected an even number up to the head size {self.head_size}"
             )
         return n_rot
+
+    def sliding(self, default_period: int) -> list[bool]:
+        """Which layers attend within a sliding window: all but the last of each period, unless metadata lists them."""
+        pattern = self._metadata.get(f"{self.architecture}.attention.sliding_window_pattern", default_period)
+        if isinstance(pattern, np.ndarray) and len(pattern) >= self.n_layer:
+            return [bool(value) for value in pattern[: self.n_layer]]
+        period = self.integer("attention.sliding_window_pattern", default_period)
+        return [period == 0 or layer % period < period - 1 for layer in range(self.n_layer)]
 
     @cached_property
     def rms_eps(self) -> float:

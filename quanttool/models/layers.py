@@ -1,70 +1,158 @@
-"""The pieces that architectures share: norms, rope, attention, activations."""
+"""The pieces that architectures share: norms, attention, feed-forward networks."""
 
-from functools import lru_cache
+from collections.abc import Callable
+from math import sqrt
 
 import numpy as np
 
 from ..kernels import nn
 from .config import Config
-from .tensors import Array
+from .rope import Rope
+from .tensors import Array, Tensors
 
-QUERY_BLOCK = 128  # queries whose scores are held at once: fewer waste fewer keys past the diagonal
+ROWS_PER_BATCH = 2048  # rows that go through a step at a time: BLAS runs at full speed, and memory stays small
+QUERY_BLOCK = 128  # queries whose scores are held at once: fewer waste less on keys past the diagonal
+NO_SINK = np.float32(-1e30)
+NO_WINDOW = 1 << 30
 
 
 class RMSNorm:
-    """x / rms(x) * weight."""
+    """x / rms(x) * `name`.weight."""
 
-    def __init__(self, weight: Array, eps: float):
-        self.weight, self.eps = weight, np.float32(eps)
+    def __init__(self, c: Config, t: Tensors, name: str, n: int | None = None):
+        self.weight, self.eps = t.vector(name + ".weight", n or c.n_embd), np.float32(c.rms_eps)
 
     def __call__(self, x: Array) -> Array:  # [..., n] -> the same shape
         out = np.empty(x.shape, np.float32)
-        rows = x.reshape(-1, x.shape[-1])
-        nn.rms_norm(rows, self.weight, self.eps, out.reshape(rows.shape))
+        n = x.shape[-1]
+        nn.rms_norm(x.reshape(-1, n), self.weight, self.eps, out.reshape(-1, n))
         return out
 
 
-class Rope:
-    """Rotary positions. Angles are computed in float64, so long contexts lose nothing."""
+class LayerNorm:
+    """(x - mean) / deviation * `name`.weight + `name`.bias; with `n_head` each head has its own weights."""
 
-    def __init__(self, config: Config, style: str = "pairs", factors: Array | None = None):
-        self.n_rot = config.n_rot
-        self.kernel = {"pairs": nn.rope_pairs, "halves": nn.rope_halves}[style]
-        base = config.number("rope.freq_base", 10000.0)
-        frequencies = base ** (-np.arange(0, self.n_rot, 2) / self.n_rot)
-        self.frequencies = frequencies if factors is None else frequencies / factors
-        self._tables = lru_cache(maxsize=1)(self._compute_tables)
+    def __init__(self, c: Config, t: Tensors, name: str, n: int | None = None, n_head: int = 1):
+        n = n or c.n_embd
+        self.weight = t.vector(name + ".weight", n_head, n)
+        bias = t.optional_vector(name + ".bias", n_head, n)
+        self.bias = np.zeros_like(self.weight) if bias is None else bias
+        self.eps = np.float32(c.number("attention.layer_norm_epsilon"))
 
-    def _compute_tables(self, n_ctx: int) -> tuple[Array, Array]:
-        angles = np.arange(n_ctx)[:, None] * self.frequencies  # [n_ctx, n_rot / 2]
-        return np.cos(angles).astype(np.float32), np.sin(angles).astype(np.float32)
-
-    def __call__(self, x: Array) -> Array:  # [n_seq, n_ctx, n_head, head_size], rotated in place
-        cos, sin = self._tables(x.shape[1])
-        self.kernel(x.reshape(-1, *x.shape[2:]), cos, sin)
-        return x
+    def __call__(self, x: Array) -> Array:  # [..., n] -> the same shape
+        out = np.empty(x.shape, np.float32)
+        n = x.shape[-1]
+        nn.layer_norm(x.reshape(-1, n), self.weight, self.bias, self.eps, out.reshape(-1, n))
+        return out
 
 
-def attention(q: Array, k: Array, v: Array, scale: float) -> Array:
-    """Causal attention of each sequence to itself; query head h looks at key-value head h // (n_head / n_head_kv).
-
-    q [n_seq, n_ctx, n_head, head_size], k [n_seq, n_ctx, n_head_kv, head_size],
-    v [n_seq, n_ctx, n_head_kv, head_size_v] -> [n_seq, n_ctx, n_head * head_size_v]
-    """
+def attend(
+    q: Array,  # [n_seq, n_ctx, n_head, head_size]
+    k: Array,  # [n_seq, n_ctx, n_head_kv, head_size]
+    v: Array,  # [n_seq, n_ctx, n_head_kv, head_size_v]
+    scale: float,
+    window: int = NO_WINDOW,  # how many keys a query sees, itself included
+    soft_cap: float = 0.0,
+    sinks: Array | None = None,  # [n_head]
+) -> Array:  # [n_seq, n_ctx, n_head, head_size_v]
+    """Causal attention of each sequence to itself; query head h looks at key-value head h // (n_head / n_head_kv)."""
     n_seq, n_ctx, n_head, _ = q.shape
     group = n_head // k.shape[2]
     out = np.empty((n_seq, n_ctx, n_head, v.shape[3]), np.float32)
     for seq in range(n_seq):
         for head in range(n_head):
+            sink = NO_SINK if sinks is None else sinks[head]
             for start in range(0, n_ctx, QUERY_BLOCK):
                 stop = min(start + QUERY_BLOCK, n_ctx)
-                scores = q[seq, start:stop, head] @ k[seq, :stop, head // group].T
-                nn.causal_softmax(scores, start, np.float32(scale))
-                np.matmul(scores, v[seq, :stop, head // group], out=out[seq, start:stop, head])
-    return out.reshape(n_seq, n_ctx, -1)
+                first = max(0, start + 1 - window)  # the first key that a query of the block sees
+                scores = q[seq, start:stop, head] @ k[seq, first:stop, head // group].T
+                if soft_cap:
+                    nn.soft_cap(scores, np.float32(scale), np.float32(soft_cap))
+                nn.causal_softmax(scores, start - first, window, np.float32(1 if soft_cap else scale), sink)
+                np.matmul(scores, v[seq, first:stop, head // group], out=out[seq, start:stop, head])
+    return out
+
+
+class Attention:
+    """Grouped-query self-attention with rope; reads attn_q, attn_k, attn_v (or attn_qkv) and attn_output.
+
+    q_norm and k_norm work on heads, or on all heads together where their weights are that long.
+    """
+
+    def __init__(
+        self,
+        c: Config,
+        t: Tensors,
+        rope: Rope | None,
+        scale: float | None = None,  # of the scores; default 1 / sqrt(head size)
+        q_norm: Callable[[Array], Array] | None = None,
+        k_norm: Callable[[Array], Array] | None = None,
+        window: int = NO_WINDOW,
+        soft_cap: float = 0.0,
+        sinks: Array | None = None,
+    ):
+        self.rope, self.q_norm, self.k_norm = rope, q_norm, k_norm
+        self.options = {"scale": scale or 1 / sqrt(c.head_size), "window": window, "soft_cap": soft_cap, "sinks": sinks}
+        self.n_head, self.n_head_kv = c.n_head, c.n_head_kv
+        self.sizes = [c.n_head * c.head_size, c.n_head_kv * c.head_size, c.n_head_kv * c.head_size_v]
+        if t.has("attn_qkv.weight"):
+            self.attn_qkv = t.linear("attn_qkv", sum(self.sizes), c.n_embd)
+        else:
+            self.attn_qkv = None
+            self.attn_q = t.linear("attn_q", self.sizes[0], c.n_embd)
+            self.attn_k = t.linear("attn_k", self.sizes[1], c.n_embd)
+            self.attn_v = t.linear("attn_v", self.sizes[2], c.n_embd)
+        self.attn_output = t.linear("attn_output", c.n_embd, c.n_head * c.head_size_v)
+
+    def __call__(self, x: Array) -> Array:  # [n_seq, n_ctx, n_embd] -> the same shape
+        if self.attn_qkv is not None:
+            q, k, v = np.split(self.attn_qkv(x), np.cumsum(self.sizes)[:2], axis=-1)
+        else:
+            q, k, v = self.attn_q(x), self.attn_k(x), self.attn_v(x)
+        q = self._heads(q, self.n_head, self.q_norm)
+        k = self._heads(k, self.n_head_kv, self.k_norm)
+        if self.rope is not None:
+            q, k = self.rope(q), self.rope(k)
+        out = attend(q, k, self._heads(v, self.n_head_kv), **self.options)
+        return self.attn_output(out.reshape(*x.shape[:2], -1))
+
+    @staticmethod
+    def _heads(x: Array, n_head: int, norm: Callable[[Array], Array] | None = None) -> Array:
+        """[n_seq, n_ctx, n] -> [n_seq, n_ctx, n_head, n / n_head], contiguous and normalized."""
+        if norm is not None:
+            x = norm(np.ascontiguousarray(x).reshape(*x.shape[:2], -1, norm.weight.shape[-1]))
+        return np.ascontiguousarray(x).reshape(*x.shape[:2], n_head, -1)
 
 
 def silu_times(gate: Array, up: Array) -> Array:
     """silu(gate) * up, in the place of gate."""
     nn.silu_times(gate.reshape(-1, gate.shape[-1]), up.reshape(-1, up.shape[-1]))
     return gate
+
+
+def gelu(x: Array) -> Array:
+    """gelu(x), in the place of x."""
+    nn.gelu(x.reshape(-1, x.shape[-1]))
+    return x
+
+
+def gelu_times(gate: Array, up: Array) -> Array:
+    """gelu(gate) * up, in the place of gate."""
+    gate = gelu(gate)
+    gate *= up
+    return gate
+
+
+class GatedFFN:
+    """ffn_down(activation(ffn_gate(x), ffn_up(x))); `suffix` "_shexp" for the experts that see every token."""
+
+    rows_per_batch = ROWS_PER_BATCH
+
+    def __init__(self, c: Config, t: Tensors, n_ff: int, suffix: str = "", activation: Callable = silu_times):
+        self.activation = activation
+        self.ffn_gate = t.linear("ffn_gate" + suffix, n_ff, c.n_embd)
+        self.ffn_up = t.linear("ffn_up" + suffix, n_ff, c.n_embd)
+        self.ffn_down = t.linear("ffn_down" + suffix, c.n_embd, n_ff)
+
+    def __call__(self, x: Array) -> Array:  # [..., n_embd] -> the same shape
+        return self.ffn_down(self.activation(self.ffn_gate(x), self.ffn_up(x)))

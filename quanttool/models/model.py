@@ -1,6 +1,6 @@
 """The layer-major forward pass that all architectures share."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -9,56 +9,73 @@ from ..container import GGUFFile
 from ..errors import ModelError, UsageError
 from ..formats import dequantize_rows
 from .config import Config
+from .layers import ROWS_PER_BATCH, GatedFFN, RMSNorm
+from .moe import MoE
 from .tensors import Array, Linear, Observer, Tensors
 
-# Rows that go through a layer at a time: enough for BLAS to run at full speed, few enough to stay cheap in memory.
-ROWS_PER_BATCH = 2048
-
 Progress = Callable[[int, int], None]
+Step = Callable[[Array], Array]  # [n_seq, n_ctx, n_embd] -> the same shape
 
 
 class Layer:
-    """One block. A subclass takes its tensors in `__init__`, under their GGUF names, and adds to x in `__call__`."""
+    """One block: takes its tensors in `__init__`, under their GGUF names.
 
-    def __call__(self, x: Array) -> Array:  # [n_seq, n_ctx, n_embd] -> the same shape
-        raise NotImplementedError
+    It runs as steps, each over all chunks before the next, because experts want larger batches than attention. These
+    are the steps of most architectures; the others override them.
+    """
 
-    def _linears(self) -> Iterator[Linear]:
-        return (value for value in vars(self).values() if isinstance(value, Linear))
+    attn_norm: Callable[[Array], Array]
+    attn: Callable[[Array], Array]
+    ffn_norm: Callable[[Array], Array]
+    ffn: GatedFFN | MoE
 
-    def load(self) -> None:
-        """Expand the weights."""
-        for linear in self._linears():
-            linear.load()
+    def steps(self) -> list[tuple[Step, int]]:
+        """(step, rows that go through it at a time), in order."""
+        return [(self.attention_step, ROWS_PER_BATCH), (self.ffn_step, self.ffn.rows_per_batch)]
 
-    def release(self) -> None:
-        for linear in self._linears():
-            linear.release()
+    def attention_step(self, x: Array) -> Array:
+        return x + self.attn(self.attn_norm(x))
+
+    def ffn_step(self, x: Array) -> Array:
+        return x + self.ffn(self.ffn_norm(x))
 
 
 class Model:
     """A model that computes hidden states and logits for whole texts at once.
 
-    A subclass, one per architecture, takes its tensors in `build`: it sets `layers` and `output_norm`.
+    A subclass, one per architecture, gives its layers in `layer` and overrides what differs.
     """
-
-    layers: list[Layer]
-    output_norm: Callable[[Array], Array]
 
     def __init__(self, file: GGUFFile):
         self.file, self.config = file, Config(file)
         self.tensors = Tensors(file)
-        embd = file.tensors.get("token_embd.weight")
         self.n_embd = self.config.n_embd
-        self.n_vocab = embd.n_rows if embd else self.config.count("vocab_size")
-        self.tensors.check("token_embd.weight", (self.n_vocab, self.n_embd))
-        output = "output" if self.tensors.has("output.weight") else "token_embd"  # tied embeddings
-        self.output = self.tensors.linear(output, self.n_vocab, self.n_embd)
-        self.build(self.config, self.tensors)
+        self.n_vocab = self._vocabulary_size()
+        self.output = self._output()
+        self.output_norm = self.norm("output_norm")
+        self.prepare(self.config, self.tensors)
+        self.blocks = [self.tensors.block(i) for i in range(self.config.n_layer)]
+        self.layers = [self.layer(self.config, block, i) for i, block in enumerate(self.blocks)]
 
-    def build(self, c: Config, t: Tensors) -> None:
-        """Take the tensors of all layers and of the last norm; called once, nothing is expanded yet."""
+    def prepare(self, c: Config, t: Tensors) -> None:
+        """Make what all layers share."""
+
+    def layer(self, c: Config, t: Tensors, i: int) -> Layer:
+        """Layer i with tensors t; nothing is expanded yet."""
         raise NotImplementedError
+
+    def norm(self, name: str) -> Callable[[Array], Array]:
+        return RMSNorm(self.config, self.tensors, name)
+
+    def _vocabulary_size(self) -> int:
+        embd = self.file.tensors.get("token_embd.weight")
+        n_vocab = embd.n_rows if embd else self.config.count("vocab_size")
+        self.tensors.check("token_embd.weight", n_vocab, self.n_embd)
+        return n_vocab
+
+    def _output(self) -> Linear:
+        name = "output" if self.tensors.has("output.weight") else "token_embd"  # tied embeddings
+        return self.tensors.linear(name, self.n_vocab, self.n_embd)
 
     def embed(self, tokens: NDArray[np.int32]) -> Array:  # [...] -> [..., n_embd]
         """Rows of token_embd.weight; each that occurs is expanded once."""
@@ -92,23 +109,23 @@ class Model:
         tokens = self._checked(tokens)
         n_chunks, n_ctx = tokens.shape
         x = self.embed(tokens)
-        step = max(1, ROWS_PER_BATCH // n_ctx)
-        batches = [slice(start, start + step) for start in range(0, n_chunks, step)]
-        done, total = 0, len(self.layers) * len(batches)
+        steps = [[(step, _batches(n_chunks, rows // n_ctx)) for step, rows in layer.steps()] for layer in self.layers]
+        done, total = 0, sum(len(batches) for layer in steps for _, batches in layer)
         self.tensors.observer = observer
         try:
-            for i, layer in enumerate(self.layers):
-                layer.load()
-                for batch in batches:
-                    x[batch] = layer(x[batch])
-                    self._check_finite(x[batch], i, batch.start)
-                    done += 1
-                    if progress is not None:
-                        progress(done, total)
-                layer.release()
+            for i, block in enumerate(self.blocks):
+                block.load()
+                for step, batches in steps[i]:
+                    for batch in batches:
+                        x[batch] = step(x[batch])
+                        self._check_finite(x[batch], i, batch.start)
+                        done += 1
+                        if progress is not None:
+                            progress(done, total)
+                block.release()
         finally:
             self.tensors.observer = None
-        for batch in batches:
+        for batch in _batches(n_chunks, ROWS_PER_BATCH // n_ctx):
             x[batch] = self.output_norm(x[batch])
         return x
 
@@ -140,7 +157,14 @@ class Model:
             return
         bad = ~np.isfinite(x).all(axis=(1, 2))
         if bad.any():
+            damaged = [t.name for t in self.blocks[layer].linears if not np.isfinite(t.weight).all()]
             raise ModelError(
                 f"{self.file.path}: hidden states of chunk {first_chunk + int(bad.argmax())} are not finite after "
-                f"layer {layer}: a weight of blk.{layer} or of an embedded token is damaged, or beyond float32's range"
+                f"layer {layer}: {', '.join(damaged) or 'an expert, a norm or an embedded token'} holds NaN or "
+                "infinity, or values grew beyond float32's range"
             )
+
+
+def _batches(n_chunks: int, chunks_per_batch: int) -> list[slice]:
+    step = max(1, chunks_per_batch)
+    return [slice(start, min(start + step, n_chunks)) for start in range(0, n_chunks, step)]

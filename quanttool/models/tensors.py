@@ -14,52 +14,33 @@ Array = NDArray[np.float32]
 Observer = Callable[[str, Array, int | None], None]
 
 
-def expand(file: GGUFFile, name: str) -> Array:
-    """All values of a tensor as f32 [n_rows, n_cols]; an F32 tensor is a view of the file."""
-    info = file.tensors[name]
-    data = file.data(name)
-    if info.type.name == "F32":
-        return data.view(np.float32)
-    return dequantize_rows(data, info.type.name, info.n_cols)
+class Tensors:
+    """The tensors of a model, or of one block of it: names are then given without "blk.3."."""
 
+    def __init__(self, file: GGUFFile, prefix: str = "", model: "Tensors | None" = None):
+        self.file, self.prefix = file, prefix
+        self.model = model or self  # the observer is kept there, for all blocks
+        self.observer: Observer | None = None
+        self.linears: list[Linear] = []
 
-class Linear:
-    """x @ weight.T + bias, with a weight that is expanded only between `load` and `release`."""
-
-    def __init__(self, tensors: "Tensors", name: str, bias: Array | None):
-        self.name, self.bias, self._tensors = name, bias, tensors
-        self._weight: Array | None = None  # [n_out, n_in]
+    def block(self, index: int) -> "Tensors":
+        return Tensors(self.file, f"blk.{index}.", self.model)
 
     def load(self) -> None:
-        self._weight = expand(self._tensors.file, self.name)
+        """Expand the weights that were taken with `linear`."""
+        for linear in self.linears:
+            linear.load()
 
     def release(self) -> None:
-        self._weight = None
-
-    def __call__(self, x: Array) -> Array:  # [..., n_in] -> [..., n_out]
-        if self._weight is None:
-            self.load()
-        rows = x.reshape(-1, x.shape[-1])
-        if self._tensors.observer is not None:
-            self._tensors.observer(self.name, rows, None)
-        out = rows @ self._weight.T
-        if self.bias is not None:
-            out += self.bias
-        return out.reshape(*x.shape[:-1], out.shape[-1])
-
-
-class Tensors:
-    """The tensors of a model, or of one block (`block(3)`: names then start with "blk.3.")."""
-
-    def __init__(self, file: GGUFFile):
-        self.file = file
-        self.observer: Observer | None = None
+        for linear in self.linears:
+            linear.release()
 
     def has(self, name: str) -> bool:
-        return name in self.file.tensors
+        return self.prefix + name in self.file.tensors
 
-    def check(self, name: str, shape: tuple[int, ...]) -> None:
+    def check(self, name: str, *shape: int) -> None:
         """ModelError unless the tensor exists with this shape (slowest dimension first)."""
+        name = self.prefix + name
         found = self.file.tensors.get(name)
         expected = list(shape[::-1])  # as ggml prints them
         if found is None:
@@ -69,14 +50,75 @@ class Tensors:
 
     def vector(self, name: str, *shape: int) -> Array:
         """A small tensor (norm, bias), expanded at once: f32 of `shape`."""
-        self.check(name, shape)
-        return expand(self.file, name).reshape(shape)
+        self.check(name, *shape)
+        return self.expand(self.prefix + name).reshape(shape)
 
-    def linear(self, name: str, n_out: int, n_in: int) -> Linear:
+    def optional_vector(self, name: str, *shape: int) -> Array | None:
+        return self.vector(name, *shape) if self.has(name) else None
+
+    def linear(self, name: str, n_out: int, n_in: int) -> "Linear":
         """`name`.weight as a product, with `name`.bias where the file has one."""
-        self.check(name + ".weight", (n_out, n_in))
-        bias = self.vector(name + ".bias", n_out) if self.has(name + ".bias") else None
-        return Linear(self, name + ".weight", bias)
+        self.check(name + ".weight", n_out, n_in)
+        linear = Linear(self, self.prefix + name + ".weight", self.optional_vector(name + ".bias", n_out))
+        self.linears.append(linear)
+        return linear
+
+    def experts(self, name: str, n: int, n_out: int, n_in: int) -> "Experts":
+        """`name`.weight as `n` products, with `name`.bias where the file has one."""
+        self.check(name + ".weight", n, n_out, n_in)
+        return Experts(self, self.prefix + name + ".weight", n, self.optional_vector(name + ".bias", n, n_out))
+
+    def expand(self, name: str, rows: slice = slice(None)) -> Array:
+        """Rows of a tensor (full name) as f32 [n_rows, n_cols]; those of an F32 tensor are a view of the file."""
+        info = self.file.tensors[name]
+        data = self.file.data(name)[rows]
+        if info.type.name == "F32":
+            return data.view(np.float32)
+        return dequantize_rows(data, info.type.name, info.n_cols)
+
+    def observe(self, name: str, x: Array, expert: int | None = None) -> None:
+        if self.model.observer is not None:
+            self.model.observer(name, x, expert)
+
+
+class Linear:
+    """x @ weight.T + bias, with a weight that is expanded only between `load` and `release`."""
+
+    def __init__(self, tensors: Tensors, name: str, bias: Array | None):
+        self.name, self.bias, self._tensors = name, bias, tensors
+        self.weight: Array | None = None  # [n_out, n_in]
+
+    def load(self) -> None:
+        self.weight = self._tensors.expand(self.name)
+
+    def release(self) -> None:
+        self.weight = None
+
+    def __call__(self, x: Array) -> Array:  # [..., n_in] -> [..., n_out]
+        if self.weight is None:
+            self.load()
+        rows = x.reshape(-1, x.shape[-1])
+        self._tensors.observe(self.name, rows)
+        out = rows @ self.weight.T
+        if self.bias is not None:
+            out += self.bias
+        return out.reshape(*x.shape[:-1], out.shape[-1])
+
+
+class Experts:
+    """One product per expert (or head), in one tensor. Each is expanded when used: all at once may be too much."""
+
+    def __init__(self, tensors: Tensors, name: str, n: int, bias: Array | None):
+        self.name, self.n, self.bias, self._tensors = name, n, bias, tensors
+        self.n_out = tensors.file.tensors[name].n_rows // n
+
+    def __call__(self, x: Array, expert: int) -> Array:  # [n_rows, n_in] -> [n_rows, n_out]
+        self._tensors.observe(self.name, x, expert)
+        weight = self._tensors.expand(self.name, slice(expert * self.n_out, (expert + 1) * self.n_out))
+        out = x @ weight.T
+        if self.bias is not None:
+            out += self.bias[expert]
+        return out
 
 
 def _without_ones(shape: tuple[int, ...]) -> tuple[int, ...]:

@@ -19,6 +19,15 @@ def test_rms_norm(n):
     np.testing.assert_allclose(out, naive.rms_norm(x, weight, 1e-5), rtol=2e-6)
 
 
+@pytest.mark.parametrize("n_head", [1, 3])
+def test_layer_norm_with_weights_per_head(n_head):
+    x, weight, bias = normal(6, 50) + 4, normal(n_head, 50, seed=2), normal(n_head, 50, seed=3)
+    out = np.empty_like(x)
+    nn.layer_norm(x, weight, bias, np.float32(1e-5), out)
+    expected = naive.layer_norm(x.reshape(-1, n_head, 50), weight, bias, 1e-5)
+    np.testing.assert_allclose(out, expected.reshape(out.shape), atol=4e-6)
+
+
 @pytest.mark.parametrize("style", ["pairs", "halves"])
 def test_rope_turns_part_of_each_head_and_starts_again_with_each_sequence(style):
     x = normal(10, 3, 16)  # two sequences of 5 tokens, 12 of 16 values rotate
@@ -30,18 +39,73 @@ def test_rope_turns_part_of_each_head_and_starts_again_with_each_sequence(style)
 
 
 @pytest.mark.parametrize("spread", [0.1, 3.0, 80.0])
-def test_causal_softmax(spread):
+@pytest.mark.parametrize("window", [1, 3, 100])
+def test_causal_softmax(spread, window):
     scores = normal(6, 11) * np.float32(spread)
     expected = np.zeros(scores.shape)
     for row in range(6):
-        expected[row, : 4 + row + 1] = naive.softmax(scores[row, : 4 + row + 1] * 0.5)
-    nn.causal_softmax(scores, 4, np.float32(0.5))
+        seen = slice(max(0, 5 + row - window), 5 + row)
+        expected[row, seen] = naive.softmax(scores[row, seen] * 0.5)
+    nn.causal_softmax(scores, 4, window, np.float32(0.5), np.float32(-1e30))
     np.testing.assert_allclose(scores, expected, rtol=1e-5, atol=1e-30)
 
 
+@pytest.mark.parametrize("sink", [-3.0, 0.0, 50.0])
+def test_a_sink_takes_its_share(sink):
+    scores = normal(1, 8)
+    expected = naive.softmax(np.append(scores, sink))[:8]
+    nn.causal_softmax(scores, 7, 8, np.float32(1), np.float32(sink))
+    np.testing.assert_allclose(scores[0], expected, rtol=1e-5)
+
+
+def test_soft_cap():
+    scores = normal(4, 30) * 60
+    expected = 50 * np.tanh(scores.astype(np.float64) * 0.7 / 50)
+    nn.soft_cap(scores, np.float32(0.7), np.float32(50))
+    np.testing.assert_allclose(scores, expected, atol=2e-5)
+
+
+def gates():
+    """Ordinary values, and those where exponentials leave float32."""
+    return np.concatenate([normal(4, 100) * 5, np.float32([[-200, -50, 0, 50] * 25])])
+
+
 def test_silu_times():
-    gate = np.concatenate([normal(4, 100) * 5, np.float32([[-200, -50, 0, 50] * 25])])
-    up = normal(5, 100, seed=3)
+    gate, up = gates(), normal(5, 100, seed=3)
     expected = naive.silu(gate) * up
     nn.silu_times(gate, up)
     np.testing.assert_allclose(gate, expected, rtol=2e-6, atol=1e-30)
+
+
+def test_gelu():
+    x = gates()
+    expected = naive.gelu(x)
+    nn.gelu(x)
+    np.testing.assert_allclose(x, expected, rtol=2e-6, atol=1e-6)
+
+
+def test_clamped_silu_times():
+    gate, up = gates(), normal(5, 100, seed=3) * 6
+    g, u = np.minimum(gate.astype(np.float64), 7), np.clip(up.astype(np.float64), -7, 7)
+    expected = g / (1 + np.exp(-1.702 * g)) * (u + 1)
+    nn.clamped_silu_times(gate, up)
+    np.testing.assert_allclose(gate, expected, rtol=4e-6, atol=1e-30)
+
+
+@pytest.mark.parametrize(
+    "work",
+    [
+        lambda x: nn.rms_norm(x, np.ones(9, np.float32), np.float32(1e-5), x),
+        lambda x: nn.causal_softmax(x, 8, 9, np.float32(1), np.float32(-1e30)),
+        lambda x: nn.soft_cap(x, np.float32(1), np.float32(50)),
+        lambda x: nn.silu_times(x, np.ones_like(x)),
+        nn.gelu,
+        lambda x: nn.clamped_silu_times(x, np.ones_like(x)),
+    ],
+)
+def test_nan_stays_nan(work):
+    """A damaged weight must show in the result, not vanish in a comparison."""
+    x = normal(2, 9)
+    x[1, 4] = np.nan
+    work(x)
+    assert np.isnan(x[1, 4]) and np.isfinite(x[0]).all()

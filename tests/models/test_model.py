@@ -5,6 +5,7 @@ import pytest
 
 from quanttool.errors import ModelError, UsageError
 from quanttool.models import load_model, model
+from quanttool.models.layers import GatedFFN
 from tests.models import tiny
 
 
@@ -21,6 +22,7 @@ def test_chunks_are_independent_sequences_in_batches(llama, monkeypatch):
     chunks = tokens(5, 20)
     together = llama.hidden_states(chunks)
     monkeypatch.setattr(model, "ROWS_PER_BATCH", 40)
+    monkeypatch.setattr(GatedFFN, "rows_per_batch", 20)
     np.testing.assert_allclose(llama.hidden_states(chunks), together, atol=1e-4)
     for chunk, hidden in zip(chunks, together, strict=True):
         np.testing.assert_allclose(llama.output_logits(hidden), llama.logits(chunk), atol=1e-4)
@@ -40,9 +42,10 @@ def test_long_sequences_are_attended_in_blocks(llama):
 
 def test_progress_counts_batches_of_layers(llama, monkeypatch):
     monkeypatch.setattr(model, "ROWS_PER_BATCH", 40)
+    monkeypatch.setattr(GatedFFN, "rows_per_batch", 20)
     steps = []
     llama.hidden_states(tokens(5, 20), progress=lambda done, total: steps.append((done, total)))
-    assert steps == [(i, 6) for i in range(1, 7)]  # 2 layers, 3 batches
+    assert steps == [(i, 16) for i in range(1, 17)]  # 2 layers of 3 batches through attention, 5 through the network
 
 
 def test_observer_sees_the_rows_of_every_product(llama):
@@ -120,6 +123,14 @@ def test_wrong_shape(tmp_path):
     odd = {"blk.0.ffn_up.weight": np.zeros((10, 256), np.float32)}
     with pytest.raises(ModelError, match=r"blk\.0\.ffn_up\.weight has shape \[256, 10\], expected \[256, 384\]"):
         load_model(broken(tmp_path, tensors=odd))
+
+
+def test_nan_names_the_damaged_weight(tmp_path):
+    weight = tiny.llama()[1]["blk.1.attn_q.weight"].copy()
+    weight[17, 3] = np.nan
+    model = load_model(broken(tmp_path, tensors={"blk.1.attn_q.weight": weight}))
+    with pytest.raises(ModelError, match=r"chunk 0 are not finite after layer 1: blk\.1\.attn_q\.weight holds NaN"):
+        model.hidden_states(tokens(2, 8))
 
 
 def test_nan_names_layer_and_chunk(tmp_path):

@@ -1,0 +1,143 @@
+"""Mixture of experts: a router picks a few experts per token; each expert sees all of its tokens in one product."""
+
+from collections.abc import Callable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import ModelError
+from .config import Config
+from .layers import GatedFFN, silu_times
+from .tensors import Array, Tensors
+
+# Rows that go through the experts at a time. Far more than elsewhere: an expert sees few of them, and its weights are
+# expanded once per batch.
+ROWS_PER_BATCH = 16384
+
+GATING = {1: "softmax", 2: "sigmoid", 3: "softmax of the chosen"}  # expert_gating_func (llama-hparams.h)
+
+
+class MoE:
+    """Routed experts, and shared ones that see every token (after llama.cpp src/llama-graph.cpp build_moe_ffn).
+
+    n_ff:       width of a routed expert
+    gating:     how router logits become weights, one of GATING's values
+    normalize:  whether the weights of a token's experts are made to sum to 1
+    shared:     feed-forward network that is added for every token
+    """
+
+    rows_per_batch = ROWS_PER_BATCH
+
+    def __init__(
+        self,
+        c: Config,
+        t: Tensors,
+        n_ff: int,
+        gating: str = "softmax",
+        normalize: bool = True,
+        activation: Callable[[Array, Array], Array] = silu_times,
+        shared: Callable[[Array], Array] | None = None,
+    ):
+        self.gating, self.normalize, self.activation, self.shared = gating, normalize, activation, shared
+        self.n, self.n_used = c.count("expert_count"), c.count("expert_used_count")
+        self.scale = c.number("expert_weights_scale", 0.0) or 1.0
+        self.n_groups, self.n_groups_used = c.integer("expert_group_count", 0), c.integer("expert_group_used_count", 0)
+        self._check_counts(c)
+        self.ffn_gate_inp = t.linear("ffn_gate_inp", self.n, c.n_embd)
+        self.exp_probs_b = t.optional_vector("exp_probs_b.bias", self.n)
+        if t.has("ffn_gate_up_exps.weight"):
+            self.ffn_gate_up_exps = t.experts("ffn_gate_up_exps", self.n, 2 * n_ff, c.n_embd)
+        else:
+            self.ffn_gate_up_exps = None
+            self.ffn_gate_exps = t.experts("ffn_gate_exps", self.n, n_ff, c.n_embd)
+            self.ffn_up_exps = t.experts("ffn_up_exps", self.n, n_ff, c.n_embd)
+        self.ffn_down_exps = t.experts("ffn_down_exps", self.n, c.n_embd, n_ff)
+
+    def _check_counts(self, c: Config) -> None:
+        if self.n_used > self.n:
+            raise ModelError(f"{c.path}: expert_used_count is {self.n_used}, expert_count only {self.n}")
+        if self.n_groups > 1 and (self.n % self.n_groups or not 0 < self.n_groups_used <= self.n_groups):
+            raise ModelError(
+                f"{c.path}: {self.n_groups_used} of {self.n_groups} groups of {self.n} experts are to be used; groups "
+                "must have equal sizes, and at least one must be used"
+            )
+
+    def route(self, x: Array) -> tuple[NDArray[np.int64], Array]:  # [n, n_embd] -> two of [n, n_used]
+        """The experts of each row, and how much each of them counts."""
+        logits = self.ffn_gate_inp(x)  # [n, n_experts]
+        if self.gating == "sigmoid":
+            probabilities = 1 / (1 + np.exp(-logits))
+        elif self.gating == "softmax":
+            probabilities = _softmax(logits)
+        else:
+            probabilities = logits
+        preference = probabilities if self.exp_probs_b is None else probabilities + self.exp_probs_b
+        if self.n_groups > 1:
+            preference = self._only_best_groups(preference)
+        chosen = np.argpartition(-preference, self.n_used - 1, axis=-1)[:, : self.n_used]
+        weights = np.take_along_axis(probabilities, chosen, axis=-1)
+        if self.gating == "softmax of the chosen":
+            weights = _softmax(weights)
+        if self.normalize:
+            # llama.cpp's guard: the smallest normal float16
+            weights = weights / np.maximum(weights.sum(-1, keepdims=True), np.float32(2.0**-14))
+        return chosen, weights * np.float32(self.scale)
+
+    def _only_best_groups(self, preference: Array) -> Array:
+        """Minus infinity for experts outside the groups whose two best experts sum highest (DeepSeek-V3)."""
+        grouped = preference.reshape(len(preference), self.n_groups, -1)
+        two_best = np.sort(grouped, axis=-1)[:, :, -2:].sum(-1)
+        best = np.argpartition(-two_best, self.n_groups_used - 1, axis=-1)[:, : self.n_groups_used]
+        out = np.full_like(grouped, -np.inf)
+        rows = np.arange(len(grouped))[:, None]
+        out[rows, best] = grouped[rows, best]
+        return out.reshape(preference.shape)
+
+    def __call__(self, x: Array) -> Array:  # [..., n_embd] -> the same shape
+        rows = x.reshape(-1, x.shape[-1])
+        chosen, weights = self.route(rows)
+        out = np.zeros_like(rows)
+        by_expert = np.argsort(chosen, axis=None, kind="stable")  # places in `chosen`, expert after expert
+        ends = np.cumsum(np.bincount(chosen.ravel(), minlength=self.n))
+        for expert, end in enumerate(ends):
+            places = by_expert[ends[expert - 1] if expert else 0 : end]
+            if len(places):
+                tokens = places // self.n_used
+                out[tokens] += self._expert(rows[tokens], expert) * weights.ravel()[places, None]
+        if self.shared is not None:
+            out += self.shared(rows)
+        return out.reshape(x.shape)
+
+    def _expert(self, x: Array, expert: int) -> Array:
+        if self.ffn_gate_up_exps is not None:
+            gate, up = np.split(self.ffn_gate_up_exps(x, expert), 2, axis=-1)
+            gate, up = np.ascontiguousarray(gate), np.ascontiguousarray(up)
+        else:
+            gate, up = self.ffn_gate_exps(x, expert), self.ffn_up_exps(x, expert)
+        return self.ffn_down_exps(self.activation(gate, up), expert)
+
+
+class SigmoidGated:
+    """A shared expert whose output counts as much as its own one-row router says (qwen2moe)."""
+
+    def __init__(self, c: Config, t: Tensors, n_ff: int):
+        self.ffn_gate_inp_shexp = t.linear("ffn_gate_inp_shexp", 1, c.n_embd)
+        self.ffn = GatedFFN(c, t, n_ff, "_shexp")
+
+    def __call__(self, x: Array) -> Array:
+        return self.ffn(x) / (1 + np.exp(-self.ffn_gate_inp_shexp(x)))
+
+
+def gating(c: Config, default: str) -> str:
+    """The metadata's expert_gating_func, by name."""
+    number = c.integer("expert_gating_func", 0)
+    if number == 0:
+        return default
+    if number not in GATING:
+        raise ModelError(f"{c.path}: expert_gating_func is {number}; known are {GATING}")
+    return GATING[number]
+
+
+def _softmax(x: Array) -> Array:
+    e = np.exp(x - x.max(-1, keepdims=True))
+    return e / e.sum(-1, keepdims=True)
