@@ -10,6 +10,12 @@ from typing import BinaryIO
 from .errors import QuanttoolError, UsageError
 
 
+def part_path(path: str | os.PathLike) -> Path:
+    """Where an output is written until it is whole."""
+    path = Path(path)
+    return path.with_name(path.name + ".part")
+
+
 @contextmanager
 def atomic_output(path: str | os.PathLike) -> Iterator[BinaryIO]:
     """Open `<path>.part` for writing; on success flush it to disk and rename it to `path`, otherwise remove it.
@@ -17,7 +23,7 @@ def atomic_output(path: str | os.PathLike) -> Iterator[BinaryIO]:
     Operating system errors (disk full, no permission, no such folder) become a QuanttoolError that names the file.
     """
     path = Path(path)
-    part = path.with_name(path.name + ".part")
+    part = part_path(path)
     if path.is_dir():
         raise UsageError(f"{path}: is a folder; give the name of a file")
     try:
@@ -51,6 +57,7 @@ def check_output(path: str | os.PathLike, inputs: Iterable[str | os.PathLike] = 
         raise UsageError(f"{path}: is a folder; give the name of a file")
     if not path.parent.is_dir():
         raise UsageError(f"{path}: the folder {path.parent} does not exist")
-    for name in inputs:
-        if path.exists() and Path(name).exists() and path.samefile(name):
-            raise UsageError(f"{path}: is an input as well; choose another name for the output")
+    for written in (path, part_path(path)):
+        for name in inputs:
+            if written.exists() and Path(name).exists() and written.samefile(name):
+                raise UsageError(f"{path}: is an input as well; choose another name for the output")

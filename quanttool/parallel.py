@@ -1,8 +1,12 @@
 """Rows in a pool of threads: kernels release the GIL, so threads are all the parallelism that is needed."""
 
 import os
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from threading import Event, Lock
+from typing import TypeVar
+
+Item = TypeVar("Item")
 
 _wanted: int | None = None
 
@@ -39,3 +43,27 @@ def for_each_slab(work: Callable[[slice], None], n_rows: int, rows_per_slab: int
     with ThreadPoolExecutor(threads) as pool:
         for future in [pool.submit(work, slab) for slab in slabs]:
             future.result()
+
+
+def for_each(work: Callable[[Item], None], items: Iterable[Item], threads: int | None = None) -> None:
+    """Call `work(item)` in `threads` threads. Items are taken as threads become free, so a generator may be endless.
+
+    The first error (of `work` or of the iterator) stops all threads after the item they are at, and is raised.
+    """
+    iterator, lock, stopped = iter(items), Lock(), Event()
+    end = object()
+
+    def take_and_work() -> None:
+        while not stopped.is_set():
+            with lock:
+                item = next(iterator, end)
+            if item is end:
+                return
+            work(item)
+
+    with ThreadPoolExecutor(threads or default_threads()) as pool:
+        try:
+            for future in as_completed([pool.submit(take_and_work) for _ in range(threads or default_threads())]):
+                future.result()
+        finally:  # Ctrl-C arrives here too
+            stopped.set()

@@ -1,8 +1,8 @@
 """Read a GGUF file through a memory map. No count, length or offset in it is trusted before it is checked."""
 
+import mmap
 import os
 from collections.abc import Iterator, Mapping
-from mmap import ACCESS_READ, mmap
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ _MAX_ARRAY_DEPTH = 2
 class _Cursor:
     """Walks the header; every step checks that the bytes are there."""
 
-    def __init__(self, data: mmap, path: Path):
+    def __init__(self, data: mmap.mmap, path: Path):
         self.data, self.path, self.at = data, path, 0
 
     def fail(self, what: str) -> FileFormatError:
@@ -156,7 +156,7 @@ class GGUFFile:
         with self.path.open("rb") as file:
             if os.fstat(file.fileno()).st_size < len(MAGIC) or file.read(len(MAGIC)) != MAGIC:
                 raise FileFormatError(f"{self.path}: not a GGUF file (it does not start with {MAGIC.decode()!r})")
-            self._map = mmap(file.fileno(), 0, access=ACCESS_READ)
+            self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
         cursor = _Cursor(self._map, self.path)
         cursor.at = len(MAGIC)
         self.version = cursor.integer(4, "version")
@@ -240,3 +240,12 @@ class GGUFFile:
         tensor = self.tensors[name]
         flat = np.frombuffer(self._map, np.uint8, tensor.n_bytes, self.data_start + tensor.offset)
         return flat.reshape(tensor.n_rows, tensor.row_bytes)
+
+    def release(self, name: str, first_row: int, n_rows: int) -> None:
+        """Let the system take back the memory of rows that were read; they are read anew when touched again."""
+        tensor = self.tensors[name]
+        start = self.data_start + tensor.offset + first_row * tensor.row_bytes
+        end = start + n_rows * tensor.row_bytes
+        start = start // mmap.PAGESIZE * mmap.PAGESIZE
+        if advice := getattr(mmap, "MADV_DONTNEED", None):  # not on every platform
+            self._map.madvise(advice, start, end - start)

@@ -96,8 +96,8 @@ def rows_per_slab(n_cols: int, multiple: int = 1) -> int:
     return max(multiple, rows // multiple * multiple)
 
 
-def check_finite(rows: NDArray[np.float32]) -> None:
-    """Raise QuantizeError that names row and column of the first NaN or infinite weight."""
+def check_finite(rows: NDArray[np.float32], first_row: int = 0) -> None:
+    """Raise QuantizeError that names row and column of the first NaN or infinite weight, counting from `first_row`."""
     with np.errstate(over="ignore", invalid="ignore"):
         if np.isfinite(rows.sum()):  # one pass, no temporary; an overflow of the sum only costs the exact look below
             return
@@ -105,7 +105,7 @@ def check_finite(rows: NDArray[np.float32]) -> None:
     if len(bad):
         row, column = bad[0]
         raise QuantizeError(
-            f"row {row}, column {column}: weight is {rows[row, column]}; {len(bad)} weights are not finite"
+            f"row {first_row + row}, column {column}: the weight is {rows[row, column]}; every weight must be finite"
         )
 
 

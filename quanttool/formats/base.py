@@ -48,6 +48,11 @@ class BlockFormat:
     def type(self) -> GGMLType:
         return BY_NAME[self.name]
 
+    @property
+    def can_quantize(self) -> bool:
+        """False for a type that is only read here."""
+        return type(self).quantize is not BlockFormat.quantize
+
     def quantize(
         self,
         rows: NDArray[np.float32],  # [n_rows, n_cols], finite, C-contiguous

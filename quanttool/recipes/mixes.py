@@ -195,6 +195,13 @@ def find_mix(name: str) -> Mix | None:
     return load_mixes().get(name.upper())
 
 
+def requires_imatrix(mix: Mix | None) -> frozenset[str]:
+    """Names of types that are useless without an imatrix, in a mix or anywhere."""
+    if mix:
+        return mix.requires_imatrix
+    return frozenset().union(*(mix.policy.requires_imatrix for mix in load_mixes().values()))
+
+
 def near_names(name: str, extra: tuple[str, ...] = ()) -> list[str]:
     """Names of mixes and types that look like `name`."""
     return get_close_matches(name.upper(), sorted({*load_mixes(), *BY_NAME, *extra}), n=4, cutoff=0.5)

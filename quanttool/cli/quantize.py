@@ -1,0 +1,160 @@
+"""`quanttool quantize`: plan, show or write."""
+
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from .console import json_option, note, print_json, print_table, progress_bar, threads_option, warn
+
+if TYPE_CHECKING:
+    from ..quantize.plan import Plan
+
+EPILOG = """
+\b
+TYPE, any case, is a mix of llama.cpp:
+  Q8_0 Q6_K Q5_K_M Q5_K_S Q4_K_M Q4_K_S Q3_K_L Q3_K_M Q3_K_S Q2_K Q2_K_S (Q5_K, Q4_K, Q3_K: the _M ones)
+  IQ4_NL IQ4_XS IQ3_M IQ3_S IQ3_XS IQ3_XXS IQ2_M IQ2_S IQ2_XS IQ2_XXS IQ1_M IQ1_S
+  Q5_1 Q5_0 Q4_1 Q4_0 Q2_0 Q1_0 TQ2_0 TQ1_0 MXFP4_MOE F32 BF16 F16
+or any ggml type (every tensor gets it), or COPY.
+
+\b
+Examples:
+  quanttool quantize model-f16.gguf model-Q4_K_M.gguf Q4_K_M
+  quanttool quantize --imatrix model.imatrix.gguf model-f16.gguf model-IQ4_XS.gguf IQ4_XS
+  quanttool quantize --dry-run --tensor-type 'ffn_down=Q6_K' model-f16.gguf Q4_K_S
+"""
+
+
+@click.command(epilog=EPILOG, no_args_is_help=True)
+@click.argument("model", metavar="IN.gguf")
+@click.argument("output_and_type", nargs=-1, metavar="OUT.gguf TYPE")
+@click.option("--imatrix", "imatrix_path", metavar="FILE", help="Importance of input channels, GGUF or .dat.")
+@click.option("--pure", is_flag=True, help="Give every tensor the base type, without the mix's exceptions.")
+@click.option("--allow-requantize", is_flag=True, help="Convert tensors that are quantized already; costs quality.")
+@click.option("--leave-output-tensor", is_flag=True, help="Keep output.weight as it is.")
+@click.option("--output-tensor-type", metavar="TYPE", help="ggml type for output.weight.")
+@click.option("--token-embedding-type", metavar="TYPE", help="ggml type for the token embeddings.")
+@click.option(
+    "--tensor-type",
+    "tensor_types",
+    multiple=True,
+    metavar="REGEX=TYPE",
+    help="ggml type for tensors whose name contains a match (in lower case). Repeatable; the first that matches wins.",
+)
+@click.option("--dry-run", is_flag=True, help="Show the plan with its exact sizes; OUT.gguf may be left out.")
+@threads_option
+@json_option
+def command(
+    model: str,
+    output_and_type: tuple[str, ...],
+    imatrix_path: str | None,
+    pure: bool,
+    allow_requantize: bool,
+    leave_output_tensor: bool,
+    output_tensor_type: str | None,
+    token_embedding_type: str | None,
+    tensor_types: tuple[str, ...],
+    dry_run: bool,
+    threads: int | None,
+    as_json: bool,
+) -> None:
+    """Quantize IN.gguf to TYPE and write OUT.gguf.
+
+    Plans first: every tensor's type, why, and the exact size are known before any work, and --dry-run shows them. The
+    output appears whole or not at all.
+    """
+    output, type_name = _output_and_type(output_and_type, dry_run)
+
+    from ..container import GGUFFile
+    from ..files import check_output
+    from ..imatrix import load as load_imatrix
+    from ..quantize.plan import make_plan
+    from ..recipes.resolve import Request, parse_target, weight_type
+    from ..recipes.rules import parse_tensor_rule
+
+    request = Request(
+        target=parse_target(type_name),
+        pure=pure,
+        leave_output=leave_output_tensor,
+        output_type=weight_type(output_tensor_type) if output_tensor_type else None,
+        token_embedding_type=weight_type(token_embedding_type) if token_embedding_type else None,
+        rules=tuple(parse_tensor_rule(text) for text in tensor_types),
+        imatrix=bool(imatrix_path),
+    )
+    source = GGUFFile(model, header_only=dry_run)
+    if output and not dry_run:
+        check_output(output, [model, *([imatrix_path] if imatrix_path else [])])
+    imatrix = load_imatrix(imatrix_path) if imatrix_path else None
+    plan = make_plan(
+        source.metadata, source.tensors.values(), request, imatrix, imatrix_path or "", allow_requantize
+    )
+    for warning in plan.warnings:
+        warn(warning)
+    if dry_run:
+        _show_plan(plan, as_json)
+        return
+
+    from ..quantize.run import run
+
+    started = time.monotonic()
+    with progress_bar(f"{Path(output).name}", unit=" weights", scale=True) as progress:
+        run(source, plan, output, imatrix, threads=threads, progress=progress)
+    if as_json:
+        print_json(plan_rows(plan))
+    else:
+        _print_types(plan)
+    note(f"{output}: {plan.file_bytes:,} bytes, {plan.bpw:.3f} bpw, {time.monotonic() - started:.1f} s")
+
+
+def _output_and_type(words: tuple[str, ...], dry_run: bool) -> tuple[str | None, str]:
+    if len(words) == 2:
+        return words[0], words[1]
+    if len(words) == 1 and dry_run:
+        return None, words[0]
+    raise click.UsageError("expected IN.gguf OUT.gguf TYPE" + (" or IN.gguf TYPE" if dry_run else ""))
+
+
+def plan_rows(plan: "Plan") -> list:
+    from ..quantize.plan import rows
+
+    return rows(plan)
+
+
+def _show_plan(plan: "Plan", as_json: bool) -> None:
+    if plan.problems:
+        more = f" (and {len(plan.problems) - 1} more tensors)" if len(plan.problems) > 1 else ""
+        warn(f"this would be refused: {plan.problems[0]}{more}")
+    if as_json:
+        print_json(plan_rows(plan))
+        return
+    print_table(
+        ["tensor", ">shape", "from", "to", ">bytes", "why"],
+        [
+            (
+                tensor.name,
+                " x ".join(map(str, tensor.source.ne)),
+                tensor.source.type.name,
+                tensor.type.name,
+                f"{tensor.target.n_bytes:,}",
+                tensor.reason,
+            )
+            for tensor in plan.tensors
+        ],
+    )
+    _print_types(plan)
+    click.echo(
+        f"{plan.file_bytes:,} bytes in the file, {plan.tensor_bytes:,} of them tensors: {plan.bpw:.3f} bpw over "
+        f"{plan.n_values:,} weights"
+    )
+
+
+def _print_types(plan: "Plan") -> None:
+    from ..quantize.plan import summary
+
+    rows = [
+        (kind.name, str(count), f"{n_bytes:,}", f"{100 * n_bytes / max(plan.tensor_bytes, 1):.1f}")
+        for kind, (count, n_bytes) in summary(plan).items()
+    ]
+    print_table(["type", ">tensors", ">bytes", ">%"], rows)
