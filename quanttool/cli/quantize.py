@@ -87,9 +87,7 @@ def command(
     if output and not dry_run:
         check_output(output, [model, *([imatrix_path] if imatrix_path else [])])
     imatrix = load_imatrix(imatrix_path) if imatrix_path else None
-    plan = make_plan(
-        source.metadata, source.tensors.values(), request, imatrix, imatrix_path or "", allow_requantize
-    )
+    plan = make_plan(source.metadata, source.tensors.values(), request, imatrix, imatrix_path or "", allow_requantize)
     for warning in plan.warnings:
         warn(warning)
     if dry_run:

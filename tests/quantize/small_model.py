@@ -54,7 +54,9 @@ def values(name: str, n: int) -> np.ndarray:
     """f32 [n], spread like weights: products of two hashes of the index."""
     seed = np.uint64(sum(name.encode()) * 7919)
     i = np.arange(n, dtype=np.uint64) + seed * np.uint64(1 << 20)
-    mixed = [(i * np.uint64(k) ^ (i >> np.uint64(7)) * np.uint64(0x9E3779B1)) >> np.uint64(20) for k in (2654435761, 40503)]
+    mixed = [
+        (i * np.uint64(k) ^ (i >> np.uint64(7)) * np.uint64(0x9E3779B1)) >> np.uint64(20) for k in (2654435761, 40503)
+    ]
     a, b = ((m & np.uint64(0xFFFF)).astype(np.float32) / np.float32(65536) - np.float32(0.5) for m in mixed)
     return a * b * np.float32(0.25) + a * np.float32(0.015625)
 

@@ -1,0 +1,207 @@
+"""`quanttool quantize` as people type it: what it prints, what it refuses, and that nothing half-written stays."""
+
+import json
+import os
+import resource
+import subprocess
+import sys
+
+import pytest
+from click.testing import CliRunner
+
+from quanttool.cli.quantize import command
+from quanttool.container import GGUFFile
+from quanttool.recipes.mixes import load_mixes
+from tests.quantize.small_model import SHAPES, write_imatrix, write_model
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("quantize")
+    write_model(folder / "model.gguf")
+    write_imatrix(folder / "imatrix.gguf")
+    return folder
+
+
+@pytest.fixture
+def model(folder):
+    return folder / "model.gguf"
+
+
+@pytest.fixture
+def refused(run, tmp_path):
+    """Run a command that must fail: one line on standard error, and no new file in tmp_path."""
+
+    def refused(code: int, *arguments) -> str:
+        before = sorted(tmp_path.iterdir())
+        outcome = run("quantize", *arguments)
+        lines = [line for line in outcome.err.splitlines() if not line.startswith(("warning:", "Usage:", "Try "))]
+        assert outcome.code == code and outcome.out == "" and len(lines) <= 2, outcome
+        assert sorted(tmp_path.iterdir()) == before
+        return lines[-1]
+
+    return refused
+
+
+def test_quantize_writes_the_file_and_says_what_it_did(run, model, tmp_path):
+    outcome = run("quantize", model, tmp_path / "out.gguf", "bf16", "-t", 2)
+    assert outcome.code == 0
+    size = (tmp_path / "out.gguf").stat().st_size
+    assert f"out.gguf: {size:,} bytes, " in outcome.err and "bpw" in outcome.err
+    assert "BF16" in outcome.out and "F32" in outcome.out
+    written = GGUFFile(tmp_path / "out.gguf")
+    assert sorted(written.tensors) == sorted(SHAPES) and written.metadata["general.file_type"] == 32
+
+
+def test_json_is_the_plan_as_a_list(run, model, tmp_path):
+    for arguments in (["--dry-run", model, "Q4_K_M"], ["--dry-run", model, tmp_path / "x.gguf", "q4_k_m"]):
+        outcome = run("quantize", *arguments, "--json")
+        entries = json.loads(outcome.out)
+        assert outcome.code == 0 and {entry["name"] for entry in entries} == set(SHAPES)
+        assert {"name", "shape", "source_type", "type", "reason", "bytes"} == set(entries[0])
+        assert {e["name"]: e["type"] for e in entries}["blk.1.ffn_down_exps.weight"] == "Q6_K"
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_dry_run_shows_types_reasons_and_the_total(run, model):
+    outcome = run("quantize", "--dry-run", model, "Q4_K_M", "--tensor-type", "attn_q=q8_0")
+    plan = json.loads(run("quantize", "--dry-run", model, "Q4_K_M", "--tensor-type", "attn_q=q8_0", "--json").out)
+    assert "rule attn_q=q8_0" in outcome.out and "fallback from Q4_K" in outcome.out
+    assert f"{sum(entry['bytes'] for entry in plan):,} of them tensors" in outcome.out
+    assert "2 of 18 tensors required a fallback type" in outcome.err
+
+
+def test_dry_run_of_a_header_alone(run, model, tmp_path):
+    start = GGUFFile(model).data_start
+    (tmp_path / "header.gguf").write_bytes(model.read_bytes()[:start])
+    whole, header = (
+        run("quantize", "--dry-run", path, "IQ3_M", "--json").out for path in (model, tmp_path / "header.gguf")
+    )
+    assert whole == header and json.loads(whole)
+    assert run("quantize", tmp_path / "header.gguf", tmp_path / "out.gguf", "F16").code == 1
+
+
+def test_a_dry_run_says_what_would_be_refused(run, model):
+    outcome = run("quantize", "--dry-run", model, "IQ2_XS")
+    assert outcome.code == 0 and "this would be refused: blk.0.attn_k.weight: IQ2_XS is useless" in outcome.err
+
+
+def test_options_decide_types(run, folder, model):
+    def types(*options) -> dict[str, str]:
+        out = run("quantize", "--dry-run", "--json", *options, model, "Q4_K_M").out
+        return {entry["name"]: entry["type"] for entry in json.loads(out)}
+
+    assert types()["output.weight"] == "Q6_K" and types()["blk.1.ffn_down_exps.weight"] == "Q6_K"
+    assert types("--pure")["output.weight"] == "Q4_K"
+    assert types("--leave-output-tensor")["output.weight"] == "F32"
+    assert types("--output-tensor-type", "q8_0")["output.weight"] == "Q8_0"
+    assert types("--token-embedding-type", "q5_k")["token_embd.weight"] == "Q5_K"
+    chosen = types("--tensor-type", r"blk\.1\.ffn=q5_1", "--tensor-type", "ffn=Q8_0")
+    assert chosen["blk.1.ffn_up_exps.weight"] == "Q5_1" and chosen["blk.0.ffn_up.weight"] == "Q8_0"
+    assert types("--imatrix", folder / "imatrix.gguf") == types()
+
+
+def test_help_names_every_mix():
+    text = CliRunner().invoke(command, ["--help"]).output
+    words = set(text.replace("(", " ").replace(",", " ").replace(":", " ").split())
+    assert set(load_mixes()) <= words
+
+
+# --- bad input: each one clear line -----------------------------------------------------------------------------------
+
+
+def test_missing_arguments(refused, model):
+    assert "expected IN.gguf OUT.gguf TYPE" in refused(2, model)
+    assert "expected IN.gguf OUT.gguf TYPE" in refused(2, model, "Q4_K_M")
+
+
+def test_missing_file(refused, tmp_path):
+    assert refused(2, tmp_path / "absent.gguf", tmp_path / "o.gguf", "Q8_0").endswith("absent.gguf: no such file")
+
+
+def test_not_a_gguf(refused, tmp_path):
+    (tmp_path / "text.gguf").write_text("hello")
+    assert "not a GGUF file" in refused(1, tmp_path / "text.gguf", tmp_path / "o.gguf", "Q8_0")
+
+
+def test_truncated(refused, model, tmp_path):
+    (tmp_path / "cut.gguf").write_bytes(model.read_bytes()[:-500])
+    assert "it is truncated; fetch it again" in refused(1, tmp_path / "cut.gguf", tmp_path / "o.gguf", "Q8_0")
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["Q4_KM"], "unknown type 'Q4_KM'; did you mean Q4_K_M"),
+        (["I32"], "I32 is not a type for weights"),
+        (["Q8_0", "--output-tensor-type", "Q6_X"], "unknown type 'Q6_X'; did you mean Q6_K"),
+        (["Q8_0", "--token-embedding-type", "Q4_K_M"], "unknown type 'Q4_K_M'"),
+        (["Q8_0", "--tensor-type", "attn_v"], "'attn_v': expected REGEX=TYPE"),
+        (["Q8_0", "--tensor-type", "attn_(v=Q8_0"], "not a regular expression"),
+        (["Q8_0", "--tensor-type", "attn_v=Q8_1x"], "unknown type 'Q8_1x'"),
+    ],
+)
+def test_unknown_types_suggest_the_near_ones(refused, model, tmp_path, options, words):
+    assert words in refused(2, model, tmp_path / "o.gguf", *options)
+
+
+def test_an_imatrix_that_does_not_belong(refused, model, tmp_path, folder):
+    other = tmp_path / "other.dat"
+    other.write_bytes(
+        b"\1\0\0\0" + b"\6\0\0\0blk.99" + b"\1\0\0\0\4\0\0\0" + b"\0\0\x80\x3f" * 4 + b"\1\0\0\0" + b"\1\0\0\0x"
+    )
+    line = refused(1, model, tmp_path / "o.gguf", "Q4_0", "--imatrix", other)
+    assert "no entry is for a tensor of this model (the first one is for blk.99)" in line
+    assert "holds no importance data" in refused(1, model, tmp_path / "o.gguf", "Q4_0", "--imatrix", model)
+    assert "no such file" in refused(2, model, tmp_path / "o.gguf", "Q4_0", "--imatrix", folder / "none.gguf")
+
+
+@pytest.mark.parametrize("link", ["itself", "symlink", "hardlink", "part"])
+def test_output_is_the_input(refused, model, tmp_path, link):
+    copy, output = tmp_path / "copy.gguf", tmp_path / "other.gguf"
+    copy.write_bytes(model.read_bytes())
+    if link == "itself":
+        output = copy
+    elif link == "symlink":
+        output.symlink_to(copy)
+    elif link == "hardlink":
+        os.link(copy, output)
+    else:  # the name under which the output is written at first
+        os.link(copy, tmp_path / "other.gguf.part")
+    assert "is an input as well" in refused(2, copy, output, "BF16")
+    assert copy.read_bytes() == model.read_bytes()
+
+
+def test_output_is_the_imatrix(refused, model, folder):
+    before = (folder / "imatrix.gguf").read_bytes()
+    refused(2, model, folder / "imatrix.gguf", "BF16", "--imatrix", folder / "imatrix.gguf")
+    assert (folder / "imatrix.gguf").read_bytes() == before
+
+
+def test_places_that_cannot_be_written(refused, model, tmp_path):
+    assert "is a folder" in refused(2, model, tmp_path, "BF16")
+    assert "does not exist" in refused(2, model, tmp_path / "none" / "o.gguf", "BF16")
+
+
+def test_quantized_input_needs_permission(run, refused, model, tmp_path):
+    assert run("quantize", model, tmp_path / "q.gguf", "IQ4_NL", "--pure").code == 0
+    line = refused(2, tmp_path / "q.gguf", tmp_path / "o.gguf", "F16")
+    assert "is IQ4_NL already" in line and "--allow-requantize" in line
+    assert run("quantize", tmp_path / "q.gguf", tmp_path / "o.gguf", "F16", "--allow-requantize").code == 0
+
+
+def test_types_that_need_an_imatrix(refused, model, tmp_path):
+    assert "IQ2_XXS is useless without an imatrix" in refused(2, model, tmp_path / "o.gguf", "IQ2_XXS")
+
+
+def test_a_full_disk(model, tmp_path):
+    """A limit on the file size stands in for a small disk, in a process of its own."""
+    words = [sys.executable, "-m", "quanttool", "quantize", str(model), str(tmp_path / "o.gguf"), "BF16"]
+
+    def small_disk() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 16, 1 << 16))
+
+    done = subprocess.run(words, capture_output=True, text=True, preexec_fn=small_disk)
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+    assert done.stderr.splitlines()[-1].startswith(f"error: {tmp_path / 'o.gguf'}: cannot be written")
+    assert list(tmp_path.iterdir()) == []
