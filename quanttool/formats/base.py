@@ -29,6 +29,11 @@ FAMILIES: dict[str, tuple[str, ...]] = {
 
 _REGISTRY: dict[str, "BlockFormat"] = {}
 
+# What kernels that know importance by its size are given instead of None. Read-only, as all their inputs: numba
+# compiles anew for each combination of writable and read-only arrays.
+NO_IMPORTANCE = np.empty(0, np.float32)
+NO_IMPORTANCE.flags.writeable = False
+
 
 class BlockFormat:
     """One block format: layout and search. Instances hold no state.

@@ -10,8 +10,10 @@ from typing import ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
+from ..kernels import codebook
 from ..kernels import i_quants as kernels
-from .base import BlockFormat
+from ..kernels.codebook import REFIT_ALWAYS, REFIT_IF_OFF_GRID, REFIT_OFF_GRID, Codebook, SearchRules
+from .base import NO_IMPORTANCE, BlockFormat
 
 TABLES = Path(__file__).parent / "tables"
 IQ1_VALUES = (-1, 0, 1)
@@ -32,6 +34,12 @@ def codebook_values(name: str, values: tuple[int, ...]) -> NDArray[np.float32]:
     return np.array(values, np.float32)[codebook_levels(name)]
 
 
+@cache
+def prepared_codebook(name: str, n_levels: int, n_distances: int) -> Codebook:
+    """A codebook with its neighbours, made when first needed (some 20 ms) and kept."""
+    return codebook.make_codebook(codebook_levels(name), n_levels, n_distances)
+
+
 class CodebookFormat(BlockFormat):
     """Blocks of 256 values that name points of `codebook`, whose levels stand for `values`."""
 
@@ -45,46 +53,159 @@ class CodebookFormat(BlockFormat):
         )
 
 
-class IQ2_XXS(CodebookFormat):
+class ScaledCodebook(CodebookFormat):
+    """A scale for every 16 or 32 values, four bits of the block's scale; points found by `codebook.search_codebook`.
+
+    n_distances:  neighbours of a rounded group are the points within so many smallest distances
+    fudge:        what the reference multiplies the block's scale with, "small improvement"
+    """
+
+    rules: ClassVar[SearchRules]
+    n_distances: ClassVar[int]
+    fudge: ClassVar[float] = 1
+
+    def quantize(self, rows, importance, search, out):
+        blocks = rows.reshape(-1, 256)
+        book = prepared_codebook(self.codebook, len(self.values), self.n_distances)
+        scales = np.empty((len(blocks), 256 // self.rules.sub_size), np.float32)
+        points = np.empty((len(blocks), 256 // book.levels.shape[1]), np.int32)
+        signs = np.empty((len(blocks), 32), np.uint8)
+        codebook.search_codebook(
+            blocks, NO_IMPORTANCE if importance is None else importance, self.rules, book, scales, points, signs
+        )
+        d = np.empty((len(blocks), 1), np.uint16)
+        codes = np.empty(scales.shape, np.uint8)
+        kernels.scale_codes(scales, np.float32(self.fudge), d, codes)
+        fields = [np.ascontiguousarray(field).view(np.uint8) for field in (d, *self.pack(points, signs, codes, scales))]
+        np.concatenate(fields, axis=1, out=out.reshape(len(blocks), -1))
+
+    def pack(self, points, signs, codes, scales) -> tuple[NDArray, ...]:
+        """The fields of a block after d.
+
+        From points i32 [n_blocks, 256 / dim], signs u8 [n_blocks, 32], codes u8 and scales f32 [n_blocks, n_sub].
+        """
+        raise NotImplementedError
+
+
+def nibbles(codes: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Two codes to a byte, the first in the low half."""
+    return codes[:, ::2] | codes[:, 1::2] << 4
+
+
+def seven_bit_signs(signs: NDArray[np.uint8], codes: NDArray[np.uint8]) -> NDArray[np.uint32]:
+    """For 32 values, u32: four times seven sign bits and the scale code on top."""
+    parts = signs.astype(np.uint32).reshape(len(signs), 8, 4) << np.array([0, 7, 14, 21], np.uint32)
+    return np.bitwise_or.reduce(parts, axis=2) | codes.astype(np.uint32) << 28
+
+
+def high_bits(points: NDArray[np.int32], n_bits: int) -> NDArray[np.uint8]:
+    """The bits of point numbers above the eighth, n_bits of each, packed from the low end of a byte."""
+    per_byte = 8 // n_bits
+    parts = (points >> 8).reshape(len(points), -1, per_byte) << (n_bits * np.arange(per_byte))
+    return np.bitwise_or.reduce(parts, axis=2).astype(np.uint8)
+
+
+class IQ2_XXS(ScaledCodebook):
     """2.06 bpw; even numbers of minus signs in every 8 values, so that 7 sign bits suffice."""
 
     name = "IQ2_XXS"
     importance = "required"
     codebook = "iq2_xxs"
     values = IQ2_VALUES
+    n_distances = 2
+    rules = SearchRules(
+        sub_size=32,
+        sigma2_factor=np.float32(1),
+        plain_sigma2=np.float32(0),
+        even_signs=True,
+        smallest=np.float32(1e-15),
+        fit_first=True,
+        first_try=6,
+        try_step=np.float32(0.1),
+        top=np.float32(5),
+        refit=REFIT_ALWAYS,
+    )
+
+    def pack(self, points, signs, codes, scales):
+        low = points.astype(np.uint8).view(np.uint32)
+        return (np.stack([low, seven_bit_signs(signs, codes)], axis=2).reshape(len(low), -1),)
 
 
-class IQ2_XS(CodebookFormat):
+class IQ2_XS(ScaledCodebook):
     """2.31 bpw; signs as in IQ2_XXS, twice the points, a scale for every 16 values."""
 
     name = "IQ2_XS"
     importance = "required"
     codebook = "iq2_xs"
     values = IQ2_VALUES
+    n_distances = 2
+    rules = IQ2_XXS.rules._replace(sub_size=16, fit_first=False, first_try=9, refit=REFIT_OFF_GRID)
+
+    def pack(self, points, signs, codes, scales):
+        return (points | signs.astype(np.int32) << 9).astype(np.uint16), nibbles(codes)
 
 
-class IQ2_S(CodebookFormat):
+class IQ2_S(ScaledCodebook):
     """2.56 bpw; all signs, 1024 points."""
 
     name = "IQ2_S"
     codebook = "iq2_s"
     values = IQ2_VALUES
+    n_distances = 1
+    fudge = 0.9875
+    rules = IQ2_XS.rules._replace(
+        sigma2_factor=np.float32(2), plain_sigma2=np.float32(0.25), even_signs=False, smallest=np.float32(1e-8)
+    )
+
+    def pack(self, points, signs, codes, scales):
+        return points.astype(np.uint8), signs, high_bits(points, 2), nibbles(codes)
 
 
-class IQ3_XXS(CodebookFormat):
+class IQ3_XXS(ScaledCodebook):
     """3.06 bpw; points of 4 values, signs as in IQ2_XXS."""
 
     name = "IQ3_XXS"
     codebook = "iq3_xxs"
     values = IQ3_XXS_VALUES
+    n_distances = 2
+    fudge = 1.0125
+    rules = SearchRules(
+        sub_size=32,
+        sigma2_factor=np.float32(2),
+        plain_sigma2=np.float32(0),
+        even_signs=True,
+        smallest=np.float32(1e-8),
+        fit_first=False,
+        first_try=15,
+        try_step=np.float32(0.2),
+        top=np.float32(15),
+        refit=REFIT_OFF_GRID,
+    )
+
+    def pack(self, points, signs, codes, scales):
+        return points.astype(np.uint8), seven_bit_signs(signs, codes)
 
 
-class IQ3_S(CodebookFormat):
-    """3.44 bpw; points of 4 values, all signs."""
+class IQ3_S(ScaledCodebook):
+    """3.44 bpw; points of 4 values, all signs.
+
+    The reference has a flaw that its bytes show and ours therefore too: after 32 values that are all zero it does not
+    step on in points and signs, so those of the values that follow in the block stand too early, and are read with
+    another scale and high bit.
+    """
 
     name = "IQ3_S"
     codebook = "iq3_s"
     values = IQ3_S_VALUES
+    n_distances = 3
+    fudge = 1.033
+    rules = IQ3_XXS.rules._replace(even_signs=False, smallest=np.float32(1e-45), first_try=9, refit=REFIT_IF_OFF_GRID)
+
+    def pack(self, points, signs, codes, scales):
+        order = np.argsort(scales == 0, axis=1, kind="stable")[:, :, None]
+        low = np.take_along_axis(points.astype(np.uint8).reshape(-1, 8, 8), order, axis=1).reshape(-1, 64)
+        signs = np.take_along_axis(signs.reshape(-1, 8, 4), order, axis=1).reshape(-1, 32)
+        return low, high_bits(points, 1), signs, nibbles(codes)
 
 
 class IQ1_S(CodebookFormat):

@@ -3,9 +3,7 @@
 import numpy as np
 
 from ..kernels import iq4
-from .base import BlockFormat
-
-NO_IMPORTANCE = np.empty(0, np.float32)
+from .base import NO_IMPORTANCE, BlockFormat
 
 
 class IQ4_NL(BlockFormat):

@@ -7,7 +7,7 @@ grid f32 [n_points, dim] with the values of the codebook, out f32 [n_blocks, 256
 import numpy as np
 
 from .jit import helper, kernel
-from .rounding import f16_value, load_f16
+from .rounding import f16_bits, f16_value, load_f16, nearest_int, within_f16
 
 # Factors of 8 values by their sign byte, f32 [256, 8]; where only 7 bits are stored, the eighth makes the number of
 # minus signs even.
@@ -144,3 +144,18 @@ def unpack_iq1_m(data, grid, out):
             expand_shifted(
                 d * np.float32(2 * scale_code + 1), grid[index], delta, out[block, 8 * group : 8 * group + 8]
             )
+
+
+@kernel
+def scale_codes(scales, fudge, d, codes):
+    """scales f32 [n_blocks, n_sub], not negative -> d u16 [n_blocks, 1], float16 bits; codes u8 [n_blocks, n_sub].
+
+    A code c stands for (2 c + 1) d, c up to 15; d is stored times `fudge`.
+    """
+    for block in range(scales.shape[0]):
+        unit = scales[block].max() / np.float32(31)
+        d[block, 0] = np.uint16(f16_bits(within_f16(unit * fudge)))
+        inverse = np.float32(1) / unit if unit > 0 else np.float32(0)
+        for sub in range(scales.shape[1]):
+            code = nearest_int(np.float32(0.5) * (inverse * scales[block, sub] - np.float32(1)))
+            codes[block, sub] = np.uint8(min(max(code, 0), 15))

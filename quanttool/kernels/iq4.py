@@ -6,6 +6,7 @@ that the inner loops run over lanes and become vector code; each lane adds in th
 
 import numpy as np
 
+from .blocks import mean_square
 from .jit import helper, kernel
 from .rounding import load_f16, nearest_int, store_f16, within_f16
 
@@ -108,15 +109,6 @@ def iq4_scales(blocks, importance, scales):
             best_scales(x, weight, largest, inverse, sums, best, scale)
             for lane in range(n_lanes):
                 scales[first + lane, sub] = scale[lane]
-
-
-@helper
-def mean_square(values):
-    """f32 [n] -> f32, summed in order; n a power of two, so dividing is exact."""
-    total = np.float32(0)
-    for j in range(values.size):
-        total += values[j] * values[j]
-    return total / np.float32(values.size)
 
 
 @helper

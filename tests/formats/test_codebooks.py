@@ -10,7 +10,9 @@ from quanttool.formats import block_format, dequantize_rows, quantize_rows
 from tests import naive_codebooks
 
 TYPES = ["IQ4_NL", "IQ4_XS", "Q1_0", "Q2_0", "TQ1_0", "TQ2_0", "MXFP4", "NVFP4"]
-I_QUANTS = ["IQ1_S", "IQ1_M", "IQ2_XXS", "IQ2_XS", "IQ2_S", "IQ3_XXS", "IQ3_S"]
+TYPES += ["IQ2_XXS", "IQ2_XS", "IQ2_S", "IQ3_XXS", "IQ3_S"]
+I_QUANTS = ["IQ1_S", "IQ1_M"]
+EVEN_SIGNS = ["IQ2_XXS", "IQ2_XS", "IQ3_XXS"]  # 7 bits for 8 signs
 KNOWN_TO_GGUF_PY = [
     name for name in TYPES + I_QUANTS if getattr(GGMLQuantizationType, name, None) in quants._type_traits
 ]
@@ -84,7 +86,8 @@ def test_rows_too_large_for_the_scale_keep_their_signs(name):
     rng = np.random.default_rng(7)
     rows = (rng.choice([-1, 1], (2, 256)) * rng.uniform(0.8, 1, (2, 256)) * 1e30).astype(np.float32)
     values = dequantize_rows(quantize_rows(rows, name, np.ones(256, np.float32)), name, 256)
-    np.testing.assert_array_equal(np.sign(values), np.sign(rows))
+    wrong = (np.sign(values) != np.sign(rows)).reshape(-1, 8).sum(1)
+    assert wrong.max() <= (1 if name in EVEN_SIGNS else 0)
 
 
 @pytest.mark.parametrize("name", KNOWN_TO_GGUF_PY)
