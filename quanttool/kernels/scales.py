@@ -1,7 +1,7 @@
 """The scale searches of ggml, one block per lane; each follows its original in ggml-quants.c operation by operation.
 
-All arrays are tiles, [n, LANES]: x f32 holds the values, `size` rows of it are one (sub-)block, weight f32 says how much
-an error in a value counts, codes u8 takes the integers found, and scale arrays f32 hold one row per (sub-)block.
+All arrays are tiles, [n, LANES]: x f32 holds the values, `size` rows of it are one (sub-)block, weight f32 says how
+much an error in a value counts, codes u8 takes the integers found, and scale arrays f32 hold one row per (sub-)block.
 
 Values are clamped before they are rounded, which gives the same integers as the other way round and keeps them where
 `nearest` works. Where sums overflow (the originals end in NaN) the first guess of a scale stands.

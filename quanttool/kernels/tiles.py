@@ -44,7 +44,7 @@ def n_tiles(n_blocks: int) -> int:
 
 
 def as_tiles(blocks, n_blocks: int | None = None):
-    """Tiles f32 [n_tiles * size, LANES] of blocks f32 [n, size]; of its repetition up to `n_blocks` if that is given."""
+    """Tiles f32 [n_tiles * size, LANES] of blocks f32 [n, size], repeated up to `n_blocks` if that is given."""
     tiles = np.empty((n_tiles(n_blocks or len(blocks)) * blocks.shape[1], LANES), np.float32)
     load_tiles(blocks, tiles)
     return tiles
