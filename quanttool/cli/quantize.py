@@ -67,7 +67,7 @@ def command(
     """
     output, type_name = _output_and_type(output_and_type, dry_run)
 
-    from ..container import GGUFFile
+    from ..container import open_gguf
     from ..files import check_output
     from ..imatrix import load as load_imatrix
     from ..quantize.plan import make_plan
@@ -83,9 +83,9 @@ def command(
         rules=tuple(parse_tensor_rule(text) for text in tensor_types),
         imatrix=bool(imatrix_path),
     )
-    source = GGUFFile(model, header_only=dry_run)
+    source = open_gguf(model, header_only=dry_run)
     if output and not dry_run:
-        check_output(output, [model, *([imatrix_path] if imatrix_path else [])])
+        check_output(output, [*source.paths, *([imatrix_path] if imatrix_path else [])])
     imatrix = load_imatrix(imatrix_path) if imatrix_path else None
     plan = make_plan(source.metadata, source.tensors.values(), request, imatrix, imatrix_path or "", allow_requantize)
     for warning in plan.warnings:

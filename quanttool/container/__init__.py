@@ -2,6 +2,7 @@
 
 from .layout import GGUFValueType, TensorInfo
 from .reader import GGUFFile, Metadata
+from .shards import ShardedGGUF, open_gguf
 from .writer import GGUFWriter
 
-__all__ = ["GGUFFile", "GGUFValueType", "GGUFWriter", "Metadata", "TensorInfo"]
+__all__ = ["GGUFFile", "GGUFValueType", "GGUFWriter", "Metadata", "ShardedGGUF", "TensorInfo", "open_gguf"]

@@ -229,6 +229,11 @@ class GGUFFile:
                 )
 
     @property
+    def paths(self) -> list[Path]:
+        """Files that belong to the model: this one."""
+        return [self.path]
+
+    @property
     def n_bytes(self) -> int:
         """Size of the file."""
         return len(self._map)

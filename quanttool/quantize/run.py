@@ -13,7 +13,7 @@ from threading import Lock
 import numpy as np
 from numpy.typing import NDArray
 
-from ..container import GGUFFile, GGUFWriter
+from ..container import GGUFFile, GGUFWriter, ShardedGGUF
 from ..errors import QuantizeError, UsageError
 from ..files import check_output
 from ..formats import BlockFormat, Search, block_format, check_finite, read_only, rows_per_slab
@@ -35,7 +35,7 @@ class Slab:
 
 
 def run(
-    source: GGUFFile,
+    source: GGUFFile | ShardedGGUF,
     plan: Plan,
     output: str | os.PathLike,
     imatrix: Imatrix | None = None,
@@ -48,7 +48,7 @@ def run(
     Raises the plan's first problem, UsageError for a type that cannot be written or an output that is the input, and
     QuantizeError for weights that are NaN or infinite, with their place.
     """
-    check_output(output, [source.path])
+    check_output(output, source.paths)
     if plan.problems:
         raise plan.problems[0]
     check_formats(plan)

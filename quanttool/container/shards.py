@@ -1,0 +1,84 @@
+"""A model in several files: `<prefix>-00001-of-00003.gguf` and so on, as llama.cpp's gguf-split writes it.
+
+Every file has the keys split.no (from 0), split.count and split.tensors.count (of all files together); the first one
+has the model's metadata besides. Source: llama.cpp tools/gguf-split and src/llama-model-loader.cpp.
+"""
+
+import os
+import re
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import FileFormatError, UsageError
+from .layout import TensorInfo
+from .reader import GGUFFile
+
+_NAME = re.compile(r"(.*)-(\d{5})-of-(\d{5})\.gguf")
+
+
+def open_gguf(path: str | os.PathLike, header_only: bool = False) -> "GGUFFile | ShardedGGUF":
+    """Open a model by its only file or by any of its shards. Raises as GGUFFile does."""
+    file = GGUFFile(path, header_only)
+    n_shards = file.metadata.get("split.count", 0)
+    if not isinstance(n_shards, int) or n_shards < 2:
+        return file
+    return ShardedGGUF(_shard_paths(file.path, n_shards), header_only)
+
+
+def _shard_paths(path: Path, n_shards: int) -> list[Path]:
+    match = _NAME.fullmatch(path.name)
+    if not match or int(match[3]) != n_shards:
+        raise UsageError(
+            f"{path}: is one of {n_shards} files of a model; give them their names back, as in "
+            f"{path.stem}-00001-of-{n_shards:05d}.gguf, to find the others"
+        )
+    paths = [path.with_name(f"{match[1]}-{number:05d}-of-{match[3]}.gguf") for number in range(1, n_shards + 1)]
+    missing = [other for other in paths if not other.is_file()]
+    if missing:
+        raise UsageError(f"{missing[0]}: no such file; {len(missing)} of the model's {n_shards} files are missing")
+    return paths
+
+
+class ShardedGGUF:
+    """Several files that read as one `GGUFFile`; a tensor's offset counts in its own file."""
+
+    def __init__(self, paths: list[Path], header_only: bool = False):
+        self.path = paths[0]
+        self.files = [GGUFFile(path, header_only) for path in paths]
+        self.metadata = self.files[0].metadata
+        self.alignment = self.files[0].alignment
+        self.tensors: dict[str, TensorInfo] = {}
+        self._file_of: dict[str, GGUFFile] = {}
+        for number, file in enumerate(self.files):
+            if file.metadata.get("split.no") != number or file.metadata.get("split.count") != len(paths):
+                raise FileFormatError(f"{file.path}: does not say that it is file {number + 1} of {len(paths)}")
+            for name, tensor in file.tensors.items():
+                if name in self.tensors:
+                    raise FileFormatError(f"{file.path}: tensor {name} is in {self._file_of[name].path.name}, too")
+                self.tensors[name], self._file_of[name] = tensor, file
+        expected = self.metadata.get("split.tensors.count")
+        if expected != len(self.tensors):
+            raise FileFormatError(f"{self.path}: the files hold {len(self.tensors)} tensors, expected {expected}")
+
+    @property
+    def paths(self) -> list[Path]:
+        return [file.path for file in self.files]
+
+    @property
+    def has_data(self) -> bool:
+        return all(file.has_data for file in self.files)
+
+    @property
+    def n_bytes(self) -> int:
+        """Size of all files."""
+        return sum(file.n_bytes for file in self.files)
+
+    def data(self, name: str) -> NDArray[np.uint8]:
+        """Bytes of a tensor, u8 [n_rows, row_bytes]; see `GGUFFile.data`."""
+        return self._file_of[name].data(name)
+
+    def release(self, name: str, first_row: int, n_rows: int) -> None:
+        """See `GGUFFile.release`."""
+        self._file_of[name].release(name, first_row, n_rows)
