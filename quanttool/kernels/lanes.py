@@ -37,6 +37,9 @@ INTS = Lanes(types.int32)
 MASK = Lanes(types.boolean)
 
 
+PLACE = types.UniTuple(types.intp, 2)
+
+
 def vector(element):
     return ir.VectorType(element, LANES)
 
@@ -118,16 +121,24 @@ for function, symbol in [
 
 
 def row_pointer(context, builder, array_type, array, index_type, index, element):
-    """Pointer to row `index` of a tile [n, LANES], as a vector of `element`."""
-    data = context.make_array(array_type)(context, builder, array).data
-    offset = context.cast(builder, index, types.unliteral(index_type), types.intp)
-    offset = builder.mul(offset, offset.type(LANES))
+    """Pointer to row `index` of a tile [n, LANES], or to place (row, column) of another array, as vector pointer."""
+    struct = context.make_array(array_type)(context, builder, array)
+    data = struct.data
+    if isinstance(index_type, types.BaseTuple):
+        row, column = cgutils.unpack_tuple(builder, context.cast(builder, index, index_type, PLACE))
+        offset = builder.add(builder.mul(row, cgutils.unpack_tuple(builder, struct.shape)[1]), column)
+    else:
+        offset = context.cast(builder, index, types.unliteral(index_type), types.intp)
+        offset = builder.mul(offset, offset.type(LANES))
     return builder.bitcast(builder.gep(data, [offset]), ir.PointerType(vector(element)))
 
 
 @intrinsic
 def load(typingctx, array, index):
-    """Row `index` of a tile f32, i32 or u8 [n, LANES]; bytes become ints. Unchecked."""
+    """Row `index` of a tile f32, i32 or u8 [n, LANES]; bytes become ints. Unchecked.
+
+    With index (row, column): LANES consecutive elements of any other C-contiguous array.
+    """
     lanes = INTS if array.dtype == types.uint8 else Lanes(array.dtype)
 
     def codegen(context, builder, sig, args):
@@ -141,7 +152,7 @@ def load(typingctx, array, index):
 
 @intrinsic
 def store(typingctx, array, index, values):
-    """Write Lanes into row `index` of a tile [n, LANES]; ints into a tile u8 lose their upper bits. Unchecked."""
+    """Write Lanes where `load` would read them; ints lose their upper bits in an array u8. Unchecked."""
 
     def codegen(context, builder, sig, args):
         value = args[2]
@@ -167,8 +178,8 @@ def broadcast(typingctx, number):
 
 @intrinsic
 def select(typingctx, mask, then, otherwise):
-    """`then` in the lanes where `mask` is set, else `otherwise`; at least one of the two is Lanes."""
-    lanes = then if isinstance(then, Lanes) else otherwise
+    """`then` in the lanes where `mask` is set, else `otherwise`; floats, unless one of the two is Lanes of ints."""
+    lanes = INTS if INTS in (then, otherwise) else FLOATS
 
     def codegen(context, builder, sig, args):
         values = [in_all_lanes(context, builder, args[k], sig.args[k], lanes) for k in (1, 2)]
@@ -201,6 +212,8 @@ def llvm_function(name, result):
 
 square_root = intrinsic(unary(llvm_function(f"llvm.sqrt.v{LANES}f32", vector(F32))))
 magnitude = intrinsic(unary(llvm_function(f"llvm.fabs.v{LANES}f32", vector(F32))))
+largest_lane = intrinsic(unary(llvm_function(f"llvm.vector.reduce.fmax.v{LANES}f32", F32), types.float32))
+smallest_lane = intrinsic(unary(llvm_function(f"llvm.vector.reduce.fmin.v{LANES}f32", F32), types.float32))
 any_lane = intrinsic(unary(llvm_function(f"llvm.vector.reduce.or.v{LANES}i1", BIT), types.boolean))
 float_lanes = intrinsic(unary(lambda builder, values: builder.sitofp(values, vector(F32)), FLOATS))
 int_lanes = intrinsic(unary(lambda builder, values: builder.fptosi(values, vector(I32)), INTS))

@@ -6,7 +6,136 @@ Low nibbles hold the first 16 values, high nibbles the second 16; fifth bits are
 import numpy as np
 
 from .jit import helper, kernel
-from .rounding import load_f16
+from .lanes import int_lanes, larger, largest_lane, load, magnitude, select, smaller, smallest_lane, store
+from .rounding import ALMOST_HALF, load_f16, store_f16, within_f16
+
+HALF = np.float32(0.5)
+
+
+# --- without importance: the block's own range decides ---------------------------------------------------------------
+
+
+@helper
+def finite_inverse(d):
+    """1 / d; 0 where that is not finite."""
+    inverse = np.float32(1) / d
+    return inverse if abs(inverse) < np.inf else np.float32(0)
+
+
+@kernel
+def symmetric_range(blocks, n, codes, d):
+    """Codes 0 .. 2 n - 1 and scale such that the (first) value of largest magnitude gets code 0.
+
+    blocks f32 [n_blocks, 32], codes u8 likewise, d f32 [n_blocks] (ggml-quants.c `quantize_row_q4_0_ref`).
+    """
+    shift = np.float32(n) + HALF
+    for b in range(blocks.shape[0]):
+        low, high = load(blocks, (b, 0)), load(blocks, (b, 16))
+        largest, smallest = largest_lane(larger(low, high)), smallest_lane(smaller(low, high))
+        extreme = largest if largest > -smallest else smallest
+        if largest == -smallest:
+            extreme = first_of_magnitude(blocks[b], largest)
+        d[b] = extreme / np.float32(-n)
+        inverse = finite_inverse(d[b])
+        store(codes, (b, 0), int_lanes(smaller(low * inverse + shift, 2 * n - 1)))
+        store(codes, (b, 16), int_lanes(smaller(high * inverse + shift, 2 * n - 1)))
+
+
+@helper
+def first_of_magnitude(values, magnitude):
+    for value in values:
+        if abs(value) == magnitude:
+            return value
+    return magnitude
+
+
+@kernel
+def affine_range(blocks, max_code, codes, d, m):
+    """Codes 0 .. max_code spread from the smallest to the largest value.
+
+    blocks f32 [n_blocks, 32], codes u8 likewise, scale d and minimum m f32 [n_blocks]
+    (ggml-quants.c `quantize_row_q4_1_ref`).
+    """
+    for b in range(blocks.shape[0]):
+        low, high = load(blocks, (b, 0)), load(blocks, (b, 16))
+        m[b] = smallest_lane(smaller(low, high))
+        d[b] = (largest_lane(larger(low, high)) - m[b]) / np.float32(max_code)
+        inverse = finite_inverse(d[b])
+        store(codes, (b, 0), int_lanes(smaller((low - m[b]) * inverse + HALF, max_code)))
+        store(codes, (b, 16), int_lanes(smaller((high - m[b]) * inverse + HALF, max_code)))
+
+
+# --- bytes -----------------------------------------------------------------------------------------------------------
+
+
+@helper
+def nibbles(codes, b):
+    """The low four bits of 32 codes, as 16 bytes."""
+    return (load(codes, (b, 0)) & 15) | (load(codes, (b, 16)) & 15) << 4
+
+
+@helper
+def store_fifth_bits(codes, b, out, at):
+    """Bit 4 of 32 codes, as four bytes."""
+    for k in range(4):
+        bits = np.uint8(0)
+        for j in range(8):
+            bits |= ((codes[b, 8 * k + j] >> 4) & 1) << j
+        out[b, at + k] = bits
+
+
+@kernel
+def q4_0_pack(codes, d, out):
+    """codes u8 [n_blocks, 32], d f32 [n_blocks] -> out u8 [n_blocks, 18]: f16 d, qs[16]."""
+    for b in range(codes.shape[0]):
+        store_f16(within_f16(d[b]), out[b], 0)
+        store(out, (b, 2), nibbles(codes, b))
+
+
+@kernel
+def q4_1_pack(codes, d, m, out):
+    """codes u8 [n_blocks, 32], d and m f32 [n_blocks] -> out u8 [n_blocks, 20]: f16 d, f16 m, qs[16]."""
+    for b in range(codes.shape[0]):
+        store_f16(within_f16(d[b]), out[b], 0)
+        store_f16(within_f16(m[b]), out[b], 2)
+        store(out, (b, 4), nibbles(codes, b))
+
+
+@kernel
+def q5_0_pack(codes, d, out):
+    """codes u8 [n_blocks, 32], d f32 [n_blocks] -> out u8 [n_blocks, 22]: f16 d, qh[4], qs[16]."""
+    for b in range(codes.shape[0]):
+        store_f16(within_f16(d[b]), out[b], 0)
+        store_fifth_bits(codes, b, out, 2)
+        store(out, (b, 6), nibbles(codes, b))
+
+
+@kernel
+def q5_1_pack(codes, d, m, out):
+    """codes u8 [n_blocks, 32], d and m f32 [n_blocks] -> out u8 [n_blocks, 24]: f16 d, f16 m, qh[4], qs[16]."""
+    for b in range(codes.shape[0]):
+        store_f16(within_f16(d[b]), out[b], 0)
+        store_f16(within_f16(m[b]), out[b], 2)
+        store_fifth_bits(codes, b, out, 4)
+        store(out, (b, 8), nibbles(codes, b))
+
+
+@kernel
+def q8_0_quantize(blocks, out):
+    """blocks f32 [n_blocks, 32] -> out u8 [n_blocks, 34]: f16 d, i8 qs[32]; the largest magnitude becomes 127."""
+    for b in range(blocks.shape[0]):
+        low, high = load(blocks, (b, 0)), load(blocks, (b, 16))
+        d = largest_lane(larger(magnitude(low), magnitude(high))) / np.float32(127)
+        inverse = finite_inverse(d)
+        store_f16(within_f16(d), out[b], 0)
+        store(out, (b, 2), round_half_away_lanes(low * inverse))
+        store(out, (b, 18), round_half_away_lanes(high * inverse))
+
+
+@helper
+def round_half_away_lanes(x):
+    """Floats to ints, ties away from zero (C's `roundf`)."""
+    return int_lanes(x + select(x < 0, -ALMOST_HALF, ALMOST_HALF))
 
 
 @helper
