@@ -26,6 +26,9 @@ __all__ = ["__version__", *_PUBLIC]
 
 def __getattr__(name: str):
     if name in _PUBLIC:
+        from .blas import choose_kernels
+
+        choose_kernels()
         return getattr(import_module(_PUBLIC[name]), name)
     raise AttributeError(f"module 'quanttool' has no attribute {name!r}")
 

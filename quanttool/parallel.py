@@ -1,12 +1,14 @@
 """Rows in a pool of threads: kernels release the GIL, so threads are all the parallelism that is needed."""
 
 import os
-from collections.abc import Callable, Iterable
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from threading import Event, Lock
 from typing import TypeVar
 
 Item = TypeVar("Item")
+Result = TypeVar("Result")
 
 _wanted: int | None = None
 
@@ -67,3 +69,25 @@ def for_each(work: Callable[[Item], None], items: Iterable[Item], threads: int |
                 future.result()
         finally:  # Ctrl-C arrives here too
             stopped.set()
+
+
+def in_order(work: Callable[[Item], Result], items: Iterable[Item], threads: int | None = None) -> Iterator[Result]:
+    """Results of `work(item)`, computed in `threads` threads, in the order of the items; the first error is raised.
+
+    At most one item more than there are threads is under way or waits to be fetched, so memory stays bounded.
+    """
+    threads = threads or default_threads()
+    if threads == 1:
+        yield from map(work, items)
+        return
+    pool = ThreadPoolExecutor(threads)
+    waiting: deque = deque()
+    try:
+        for item in items:
+            if len(waiting) > threads:
+                yield waiting.popleft().result()
+            waiting.append(pool.submit(work, item))
+        while waiting:
+            yield waiting.popleft().result()
+    finally:
+        pool.shutdown(cancel_futures=True)

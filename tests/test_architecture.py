@@ -10,11 +10,12 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "quanttool"
 
 # room -> rooms and modules of the package that it may import from (besides itself)
-GROUND = {"errors", "ggml_types", "parallel", "files", "data_folders"}
+GROUND = {"errors", "ggml_types", "parallel", "blas", "files", "data_folders"}
 ALLOWED = {
     "errors": set(),
     "ggml_types": {"errors"},
     "parallel": set(),
+    "blas": set(),
     "files": {"errors"},
     "data_folders": set(),
     "kernels": set(),

@@ -5,6 +5,7 @@ import sys
 import click
 
 from .. import __version__
+from ..blas import choose_kernels
 from ..errors import QuanttoolError
 
 # command -> module of this package that holds it as `command`; a module is imported when its command is needed
@@ -42,6 +43,7 @@ def quanttool() -> None:
 
 def main(arguments: list[str] | None = None) -> None:
     """Entry point of the `quanttool` program. Exit codes: 0 done, 1 failed, 2 wrong usage, 130 Ctrl-C."""
+    choose_kernels()
     try:
         # Not standalone: click hands over its exceptions, and the exit code of --help as a return value.
         sys.exit(quanttool.main(arguments, prog_name="quanttool", standalone_mode=False) or 0)

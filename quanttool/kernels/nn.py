@@ -132,6 +132,15 @@ def causal_softmax(scores, offset, window, scale, sink):
 
 
 @fast_kernel
+def add_rows(x, scale, rows, out):
+    """out[rows[i]] += scale[i] * x[i] for each i; x f32 [n, n_cols], scale f32 [n], rows i64 [n]."""
+    for i in range(x.shape[0]):
+        row = rows[i]
+        for column in range(x.shape[1]):
+            out[row, column] += scale[i] * x[i, column]
+
+
+@fast_kernel
 def silu_times(gate, up):
     """gate = silu(gate) * up, in place; both f32 [n_rows, n]."""
     for row in range(gate.shape[0]):

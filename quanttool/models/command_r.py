@@ -3,7 +3,7 @@
 import numpy as np
 
 from .config import Config
-from .layers import ROWS_PER_BATCH, Attention, GatedFFN, LayerNorm
+from .layers import Attention, GatedFFN, LayerNorm
 from .model import Layer, Model, Step
 from .rope import Rope
 from .tensors import Array, Tensors
@@ -18,8 +18,8 @@ class CommandRLayer(Layer):
         self.attn = Attention(c, t, rope, q_norm=q_norm, k_norm=k_norm)
         self.ffn = GatedFFN(c, t, c.n_ff)
 
-    def steps(self) -> list[tuple[Step, int]]:
-        return [(self.parallel_step, ROWS_PER_BATCH)]
+    def steps(self) -> list[Step]:
+        return [Step(self.parallel_step)]
 
     def parallel_step(self, x: Array) -> Array:
         h = self.attn_norm(x)

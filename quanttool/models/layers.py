@@ -10,7 +10,7 @@ from .config import Config
 from .rope import Rope
 from .tensors import Array, Tensors
 
-ROWS_PER_BATCH = 2048  # rows that go through a step at a time: BLAS runs at full speed, and memory stays small
+ROWS_PER_BATCH = 512  # rows that go through a step at a time, per thread: enough for BLAS, few enough for the cache
 QUERY_BLOCK = 128  # queries whose scores are held at once: fewer waste less on keys past the diagonal
 NO_SINK = np.float32(-1e30)
 NO_WINDOW = 1 << 30
@@ -147,6 +147,7 @@ class GatedFFN:
     """ffn_down(activation(ffn_gate(x), ffn_up(x))); `suffix` "_shexp" for the experts that see every token."""
 
     rows_per_batch = ROWS_PER_BATCH
+    uses_threads = False
 
     def __init__(self, c: Config, t: Tensors, n_ff: int, suffix: str = "", activation: Callable = silu_times):
         self.activation = activation

@@ -37,8 +37,8 @@ class LatentAttention:
         self.attn_kv_a_mqa = t.linear("attn_kv_a_mqa", self.rank + self.n_rot, c.n_embd)
         self.attn_kv_a_norm = RMSNorm(c, t, "attn_kv_a_norm", self.rank)
         if self.split:
-            self.attn_k_b = t.experts("attn_k_b", self.n_head, self.rank, self.n_nope)
-            self.attn_v_b = t.experts("attn_v_b", self.n_head, self.head_size_v, self.rank)
+            self.attn_k_b = t.heads("attn_k_b", self.n_head, self.rank, self.n_nope)
+            self.attn_v_b = t.heads("attn_v_b", self.n_head, self.head_size_v, self.rank)
         else:
             self.attn_kv_b = t.linear("attn_kv_b", self.n_head * (self.n_nope + self.head_size_v), self.rank)
         self.attn_output = t.linear("attn_output", c.n_embd, self.n_head * self.head_size_v)

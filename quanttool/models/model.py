@@ -1,20 +1,32 @@
 """The layer-major forward pass that all architectures share."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from .. import blas
 from ..container import GGUFFile
 from ..errors import ModelError, UsageError
 from ..formats import dequantize_rows
+from ..parallel import default_threads
 from .config import Config
 from .layers import ROWS_PER_BATCH, GatedFFN, RMSNorm
 from .moe import MoE
 from .tensors import Array, Linear, Observer, Tensors
 
 Progress = Callable[[int, int], None]
-Step = Callable[[Array], Array]  # [n_seq, n_ctx, n_embd] -> the same shape
+
+
+@dataclass(frozen=True)
+class Step:
+    """A part of a layer, which all chunks pass through before the next part."""
+
+    work: Callable[[Array], Array]  # [n_seq, n_ctx, n_embd] -> the same shape
+    rows_per_batch: int = ROWS_PER_BATCH
+    uses_threads: bool = False  # if not, batches run side by side, each in one thread
 
 
 class Layer:
@@ -29,9 +41,8 @@ class Layer:
     ffn_norm: Callable[[Array], Array]
     ffn: GatedFFN | MoE
 
-    def steps(self) -> list[tuple[Step, int]]:
-        """(step, rows that go through it at a time), in order."""
-        return [(self.attention_step, ROWS_PER_BATCH), (self.ffn_step, self.ffn.rows_per_batch)]
+    def steps(self) -> list[Step]:
+        return [Step(self.attention_step), Step(self.ffn_step, self.ffn.rows_per_batch, self.ffn.uses_threads)]
 
     def attention_step(self, x: Array) -> Array:
         return x + self.attn(self.attn_norm(x))
@@ -109,33 +120,50 @@ class Model:
         tokens = self._checked(tokens)
         n_chunks, n_ctx = tokens.shape
         x = self.embed(tokens)
-        steps = [[(step, _batches(n_chunks, rows // n_ctx)) for step, rows in layer.steps()] for layer in self.layers]
-        done, total = 0, sum(len(batches) for layer in steps for _, batches in layer)
-        self.tensors.observer = observer
-        try:
-            for i, block in enumerate(self.blocks):
+        plans = [
+            [(step, _batches(n_chunks, step.rows_per_batch // n_ctx)) for step in layer.steps()]
+            for layer in self.layers
+        ]
+        done, total = 0, sum(len(batches) for plan in plans for _, batches in plan)
+        with self._watched_by(observer), blas.threads(self._blas_threads(n_chunks, n_ctx)):
+            for i, (block, plan) in enumerate(zip(self.blocks, plans, strict=True)):
                 block.load()
-                for step, batches in steps[i]:
-                    for batch in batches:
-                        x[batch] = step(x[batch])
-                        self._check_finite(x[batch], i, batch.start)
+                for step, batches in plan:
+                    for _ in self._run(step, x, batches, i):
                         done += 1
                         if progress is not None:
                             progress(done, total)
                 block.release()
-        finally:
-            self.tensors.observer = None
-        for batch in _batches(n_chunks, ROWS_PER_BATCH // n_ctx):
-            x[batch] = self.output_norm(x[batch])
-        return x
+        return self.output_norm(x)
+
+    def _run(self, step: Step, x: Array, batches: list[slice], layer: int) -> Iterator[None]:
+        """Take all batches of x, in place, through a step; yields after each."""
+
+        def work(batch: slice) -> None:
+            out = step.work(x[batch])
+            self._check_finite(out, layer, batch.start)
+            x[batch] = out
+
+        yield from (map if step.uses_threads else self.tensors.watch.in_order)(work, batches)
 
     def output_logits(self, hidden: Array, observer: Observer | None = None) -> Array:
         """Logits of a few rows of hidden states: f32 [n, n_embd] -> f32 [n, n_vocab]."""
-        self.tensors.observer = observer
+        hidden = np.ascontiguousarray(hidden, np.float32)
+        with self._watched_by(observer), blas.threads(1):
+            logits = self.output.spread(hidden)
+        return self.scale_logits(logits)
+
+    @contextmanager
+    def _watched_by(self, observer: Observer | None) -> Iterator[None]:
+        self.tensors.watch.observer = observer
         try:
-            return self.scale_logits(self.output(np.ascontiguousarray(hidden, np.float32)))
+            yield
         finally:
-            self.tensors.observer = None
+            self.tensors.watch.observer = None
+
+    def _blas_threads(self, n_chunks: int, n_ctx: int) -> int:
+        """One, unless there are fewer batches than threads."""
+        return max(1, default_threads() // len(_batches(n_chunks, ROWS_PER_BATCH // n_ctx)))
 
     def logits(self, tokens: ArrayLike) -> Array:
         """Logits of one sequence: i32 [n_tokens] -> f32 [n_tokens, n_vocab]."""

@@ -6,7 +6,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import ModelError
+from ..kernels import nn
 from .config import Config
+from .layers import ROWS_PER_BATCH as SHARED_ROWS
 from .layers import GatedFFN, silu_times
 from .tensors import Array, Tensors
 
@@ -27,6 +29,7 @@ class MoE:
     """
 
     rows_per_batch = ROWS_PER_BATCH
+    uses_threads = True
 
     def __init__(
         self,
@@ -38,6 +41,7 @@ class MoE:
         activation: Callable[[Array, Array], Array] = silu_times,
         shared: Callable[[Array], Array] | None = None,
     ):
+        self.watch = t.watch
         self.gating, self.normalize, self.activation, self.shared = gating, normalize, activation, shared
         self.n, self.n_used = c.count("expert_count"), c.count("expert_used_count")
         self.scale = c.number("expert_weights_scale", 0.0) or 1.0
@@ -99,13 +103,16 @@ class MoE:
         out = np.zeros_like(rows)
         by_expert = np.argsort(chosen, axis=None, kind="stable")  # places in `chosen`, expert after expert
         ends = np.cumsum(np.bincount(chosen.ravel(), minlength=self.n))
-        for expert, end in enumerate(ends):
-            places = by_expert[ends[expert - 1] if expert else 0 : end]
-            if len(places):
-                tokens = places // self.n_used
-                out[tokens] += self._expert(rows[tokens], expert) * weights.ravel()[places, None]
+        places = [by_expert[start:end] for start, end in zip([0, *ends[:-1]], ends, strict=True)]
+        busy = [expert for expert in range(self.n) if len(places[expert])]
+        results = self.watch.in_order(lambda expert: self._expert(rows[places[expert] // self.n_used], expert), busy)
+        for expert, result in zip(busy, results, strict=True):
+            nn.add_rows(result, weights.ravel()[places[expert]], places[expert] // self.n_used, out)
         if self.shared is not None:
-            out += self.shared(rows)
+            slabs = [slice(start, start + SHARED_ROWS) for start in range(0, len(rows), SHARED_ROWS)]
+            results = self.watch.in_order(lambda slab: self.shared(rows[slab]), slabs)
+            for slab, result in zip(slabs, results, strict=True):
+                out[slab] += result
         return out.reshape(x.shape)
 
     def _expert(self, x: Array, expert: int) -> Array:

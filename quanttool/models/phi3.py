@@ -16,6 +16,7 @@ class FusedFFN:
     """ffn_down(silu(gate) * up), where ffn_up gives gate and up side by side."""
 
     rows_per_batch = ROWS_PER_BATCH
+    uses_threads = False
 
     def __init__(self, c: Config, t: Tensors, n_ff: int):
         self.ffn_up = t.linear("ffn_up", 2 * n_ff, c.n_embd)

@@ -11,6 +11,7 @@ class PlainFFN:
     """ffn_down(gelu(ffn_up(x)))."""
 
     rows_per_batch = ROWS_PER_BATCH
+    uses_threads = False
 
     def __init__(self, c: Config, t: Tensors, n_ff: int):
         self.ffn_up = t.linear("ffn_up", n_ff, c.n_embd)

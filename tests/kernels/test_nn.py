@@ -92,6 +92,14 @@ def test_clamped_silu_times():
     np.testing.assert_allclose(gate, expected, rtol=4e-6, atol=1e-30)
 
 
+def test_add_rows():
+    x, out, scale = normal(3, 10), normal(6, 10, seed=2), normal(3, seed=3)
+    expected = out.copy()
+    expected[[4, 0, 5]] += scale[:, None] * x
+    nn.add_rows(x, scale, np.array([4, 0, 5]), out)
+    np.testing.assert_allclose(out, expected, rtol=1e-6)
+
+
 @pytest.mark.parametrize(
     "work",
     [

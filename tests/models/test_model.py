@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 
 from quanttool.errors import ModelError, UsageError
-from quanttool.models import load_model, model
+from quanttool.models import load_model
 from quanttool.models.layers import GatedFFN
+from quanttool.parallel import use_threads
 from tests.models import tiny
 
 
@@ -19,10 +20,9 @@ def tokens(n_chunks, n_ctx):
 
 
 def test_chunks_are_independent_sequences_in_batches(llama, monkeypatch):
-    chunks = tokens(5, 20)
-    together = llama.hidden_states(chunks)
-    monkeypatch.setattr(model, "ROWS_PER_BATCH", 40)
-    monkeypatch.setattr(GatedFFN, "rows_per_batch", 20)
+    chunks = tokens(5, 200)
+    together = llama.hidden_states(chunks)  # through attention in batches of two
+    monkeypatch.setattr(GatedFFN, "rows_per_batch", 200)
     np.testing.assert_allclose(llama.hidden_states(chunks), together, atol=1e-4)
     for chunk, hidden in zip(chunks, together, strict=True):
         np.testing.assert_allclose(llama.output_logits(hidden), llama.logits(chunk), atol=1e-4)
@@ -41,10 +41,9 @@ def test_long_sequences_are_attended_in_blocks(llama):
 
 
 def test_progress_counts_batches_of_layers(llama, monkeypatch):
-    monkeypatch.setattr(model, "ROWS_PER_BATCH", 40)
-    monkeypatch.setattr(GatedFFN, "rows_per_batch", 20)
+    monkeypatch.setattr(GatedFFN, "rows_per_batch", 200)
     steps = []
-    llama.hidden_states(tokens(5, 20), progress=lambda done, total: steps.append((done, total)))
+    llama.hidden_states(tokens(5, 200), progress=lambda done, total: steps.append((done, total)))
     assert steps == [(i, 16) for i in range(1, 17)]  # 2 layers of 3 batches through attention, 5 through the network
 
 
@@ -58,6 +57,23 @@ def test_observer_sees_the_rows_of_every_product(llama):
     np.testing.assert_array_equal(seen["blk.0.attn_q.weight"][0], seen["blk.0.attn_v.weight"][0])
     llama.output_logits(hidden[0, :3], observer=lambda name, x, expert: seen.update({name: (x.copy(), expert)}))
     np.testing.assert_array_equal(seen["output.weight"][0], hidden[0, :3])
+
+
+@pytest.mark.parametrize("threads", [1, 2, 5])
+def test_observers_are_called_in_the_order_of_the_text(llama, threads):
+    """... whatever the number of threads, so that sums of what they see are the same to the last bit."""
+    chunks, seen = tokens(7, 256), []
+    use_threads(threads)
+    try:
+        llama.hidden_states(chunks, observer=lambda name, x, expert: seen.append((name, x.copy())))
+    finally:
+        use_threads(None)
+    rows = np.concatenate([x for name, x in seen if name == "blk.0.attn_q.weight"])
+    one_by_one = []
+    for chunk in chunks:
+        llama.hidden_states(chunk[None], observer=lambda name, x, expert: one_by_one.append((name, x.copy())))
+    expected = np.concatenate([x for name, x in one_by_one if name == "blk.0.attn_q.weight"])
+    np.testing.assert_array_equal(rows, expected)
 
 
 def test_tied_embeddings(tmp_path):
