@@ -10,7 +10,7 @@ from typing import ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from ..kernels import codebook
+from ..kernels import codebook, iq1
 from ..kernels import i_quants as kernels
 from ..kernels.codebook import REFIT_ALWAYS, REFIT_IF_OFF_GRID, REFIT_OFF_GRID, Codebook, SearchRules
 from .base import NO_IMPORTANCE, BlockFormat
@@ -75,7 +75,7 @@ class ScaledCodebook(CodebookFormat):
         )
         d = np.empty((len(blocks), 1), np.uint16)
         codes = np.empty(scales.shape, np.uint8)
-        kernels.scale_codes(scales, np.float32(self.fudge), d, codes)
+        kernels.scale_codes(scales, 15, np.float32(self.fudge), d, codes)
         fields = [np.ascontiguousarray(field).view(np.uint8) for field in (d, *self.pack(points, signs, codes, scales))]
         np.concatenate(fields, axis=1, out=out.reshape(len(blocks), -1))
 
@@ -208,18 +208,70 @@ class IQ3_S(ScaledCodebook):
         return low, high_bits(points, 1), signs, nibbles(codes)
 
 
-class IQ1_S(CodebookFormat):
-    """1.56 bpw; points of -1, 0, 1, and one shift by an eighth, up or down, for every 32 values."""
+class ShiftedCodebook(CodebookFormat):
+    """Points of -1, 0, 1, shifted by an eighth up or down, found by `iq1.search_iq1`.
+
+    n_subs:    scales in a block
+    smallest:  sub-blocks with no larger value are stored as zeros
+    """
+
+    codebook = "iq1"
+    values = IQ1_VALUES
+    n_subs: ClassVar[int]
+    smallest: ClassVar[float]
+
+    def quantize(self, rows, importance, search, out):
+        blocks = rows.reshape(-1, 256)
+        importance = NO_IMPORTANCE if importance is None else importance
+        book = prepared_codebook(self.codebook, 3, 3)
+        scales = np.empty((len(blocks), self.n_subs), np.float32)
+        points = np.empty((len(blocks), 32), np.int32)
+        deltas = np.empty((len(blocks), 32), np.float32)
+        iq1.search_iq1(blocks, importance, np.float32(self.smallest), book, scales, points, deltas)
+        deltas[scales.max(axis=1) == 0] = iq1.DELTA  # blocks stored as zeros have no shifts downwards
+        self.pack(blocks, importance, scales, points, deltas, out.reshape(len(blocks), -1))
+
+    def pack(self, blocks, importance, scales, points, deltas, out):
+        """Write the blocks' bytes from what the search has found."""
+        raise NotImplementedError
+
+
+class IQ1_S(ShiftedCodebook):
+    """1.56 bpw; a scale and a shift for every 32 values."""
 
     name = "IQ1_S"
     importance = "required"
-    codebook = "iq1"
-    values = IQ1_VALUES
+    n_subs = 8
+    smallest = 1e-12
+
+    def pack(self, blocks, importance, scales, points, deltas, out):
+        d = np.empty((len(blocks), 1), np.uint16)
+        codes = np.empty(scales.shape, np.uint8)
+        kernels.scale_codes(scales, 7, np.float32(1.125), d, codes)
+        high = np.bitwise_or.reduce((points >> 8).reshape(-1, 8, 4) << np.array([0, 3, 6, 9]), axis=2)
+        down = deltas[:, ::4] < 0
+        high |= codes.astype(np.int32) << 12 | down.astype(np.int32) << 15
+        out[:, :2] = d.view(np.uint8)
+        out[:, 2:34] = points
+        out[:, 34:] = high.astype(np.uint16).view(np.uint8)
 
 
-class IQ1_M(CodebookFormat):
-    """1.75 bpw; as IQ1_S, with a shift for every 8 values and a scale for every 16."""
+class IQ1_M(ShiftedCodebook):
+    """1.75 bpw; a scale for every 16 values, a shift for every 8."""
 
     name = "IQ1_M"
-    codebook = "iq1"
-    values = IQ1_VALUES
+    n_subs = 16
+    smallest = 1e-7
+
+    def pack(self, blocks, importance, scales, points, deltas, out):
+        d = np.empty((len(blocks), 1), np.uint16)
+        codes = np.empty(scales.shape, np.uint8)
+        iq1.fit_iq1_m(blocks, importance, scales, points, deltas, prepared_codebook("iq1", 3, 3), d, codes)
+        high = points >> 8 | (deltas < 0).astype(np.int32) << 3
+        quarters = np.bitwise_or.reduce(
+            codes.astype(np.uint16).reshape(-1, 4, 4) << np.array([0, 3, 6, 9], np.uint16), 2
+        )
+        quarters |= (d >> np.array([0, 4, 8, 12], np.uint16) & 15) << 12
+        out[:, :32] = points
+        out[:, 32:48] = nibbles(high.astype(np.uint8))
+        out[:, 48:] = quarters.view(np.uint8)

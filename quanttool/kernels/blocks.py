@@ -3,6 +3,7 @@
 import numpy as np
 
 from .jit import helper
+from .rounding import float_bits, float_of
 
 
 @helper
@@ -12,3 +13,19 @@ def mean_square(values):
     for j in range(values.size):
         total += values[j] * values[j]
     return total / np.float32(values.size)
+
+
+@helper
+def largest_magnitude(values):
+    """f32 [n] -> f32. Magnitudes compare as their bits do, and an integer maximum becomes vector code."""
+    largest = np.int32(0)
+    for j in range(values.size):
+        bits = np.int32(float_bits(values[j]) & 0x7FFFFFFF)
+        largest = bits if bits > largest else largest
+    return float_of(largest)
+
+
+@helper
+def finite_or(x, otherwise):
+    """x, or `otherwise` where x is infinite or NaN: sums overflow where weights or importance are huge."""
+    return x if abs(x) < np.inf else otherwise

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from .blocks import mean_square
+from .blocks import finite_or, mean_square
 from .jit import helper, kernel
 from .rounding import float_bits, nearest_int
 
@@ -391,7 +391,7 @@ def search_codebook(blocks, importance, rules, book, scales, points, signs):
             scale = refit(scale, rules, book, work)
             if scale < 0:
                 sub_signs[:] = ~sub_signs & np.uint8(127 if rules.even_signs else 255)
-            scales[block, sub] = abs(scale) if abs(scale) < np.inf else largest / rules.top
+            scales[block, sub] = finite_or(abs(scale), largest / rules.top)
             points[block, size // dim * sub : size // dim * (sub + 1)] = work.best_points
         if rules.even_signs and scales[block].max() == 0:
             points[block] = 0

@@ -8,9 +8,9 @@ import math
 
 import numpy as np
 
+from .blocks import largest_magnitude
 from .jit import helper, kernel
 from .rounding import float_bits, float_of
-from .ternary import largest_magnitude
 
 E2M1 = np.array([0, 1, 2, 3, 4, 6, 8, 12, -0.0, -1, -2, -3, -4, -6, -8, -12], np.float32)
 MIDDLES = (E2M1[:7] + E2M1[1:8]) / np.float32(2)

@@ -147,15 +147,15 @@ def unpack_iq1_m(data, grid, out):
 
 
 @kernel
-def scale_codes(scales, fudge, d, codes):
+def scale_codes(scales, highest, fudge, d, codes):
     """scales f32 [n_blocks, n_sub], not negative -> d u16 [n_blocks, 1], float16 bits; codes u8 [n_blocks, n_sub].
 
-    A code c stands for (2 c + 1) d, c up to 15; d is stored times `fudge`.
+    A code c stands for (2 c + 1) d, c up to `highest`; d is stored times `fudge`.
     """
     for block in range(scales.shape[0]):
-        unit = scales[block].max() / np.float32(31)
+        unit = scales[block].max() / np.float32(2 * highest + 1)
         d[block, 0] = np.uint16(f16_bits(within_f16(unit * fudge)))
         inverse = np.float32(1) / unit if unit > 0 else np.float32(0)
         for sub in range(scales.shape[1]):
             code = nearest_int(np.float32(0.5) * (inverse * scales[block, sub] - np.float32(1)))
-            codes[block, sub] = np.uint8(min(max(code, 0), 15))
+            codes[block, sub] = np.uint8(min(max(code, 0), highest))

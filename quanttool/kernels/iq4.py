@@ -6,7 +6,7 @@ that the inner loops run over lanes and become vector code; each lane adds in th
 
 import numpy as np
 
-from .blocks import mean_square
+from .blocks import finite_or, mean_square
 from .jit import helper, kernel
 from .rounding import load_f16, nearest_int, store_f16, within_f16
 
@@ -75,7 +75,7 @@ def best_scales(x, weight, largest, inverse, sums, best, scale):
             scale[lane] = qx / qq if better else scale[lane]
             best[lane] = qx / qq * qx if better else best[lane]
     for lane in range(LANES):
-        scale[lane] = scale[lane] if abs(scale[lane]) < np.inf else largest[lane] / BOTTOM_LEVEL
+        scale[lane] = finite_or(scale[lane], largest[lane] / BOTTOM_LEVEL)
         scale[lane] = np.float32(0) if abs(largest[lane]) < GROUP_MAX_EPS else scale[lane]
 
 

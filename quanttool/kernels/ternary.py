@@ -6,20 +6,11 @@ largest magnitude of the block, and the codes are the nearest ones.
 
 import numpy as np
 
+from .blocks import largest_magnitude
 from .jit import helper, kernel
-from .rounding import float_bits, float_of, load_f16, round_half_away, store_f16, within_f16
+from .rounding import load_f16, round_half_away, store_f16, within_f16
 
 LANES = 16  # blocks whose magnitudes are summed side by side
-
-
-@helper
-def largest_magnitude(values):
-    """f32 [n] -> f32. Magnitudes compare as their bits do, and an integer maximum becomes vector code."""
-    largest = np.int32(0)
-    for j in range(values.size):
-        bits = np.int32(float_bits(values[j]) & 0x7FFFFFFF)
-        largest = bits if bits > largest else largest
-    return float_of(largest)
 
 
 @helper
