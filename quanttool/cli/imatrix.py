@@ -1,23 +1,34 @@
 """quanttool imatrix: which input channels of which weights matter, measured on a text."""
 
+from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from .console import json_option, note, print_json, progress_bar, threads_option
-from .running import Passes, RunningPerplexity
+from ..errors import UsageError
+from .console import json_option, note, print_json, print_table, threads_option
+from .imatrix_run import Run, provenance
 from .texts import read_tokens, text_options
+
+if TYPE_CHECKING:
+    from ..imatrix import Imatrix
 
 
 @click.command("imatrix")
-@click.option("-m", "--model", "model_path", required=True, metavar="MODEL", help="GGUF model to run.")
+@click.option("-m", "--model", "model_path", metavar="MODEL", help="GGUF model to run.")
 @text_options
-@click.option("-o", "--output", "output", required=True, metavar="OUT", help="Imatrix file to write.")
+@click.option("-o", "--output", "output", metavar="OUT", help="Imatrix file to write.")
 @click.option(
     "--from-chunk", type=click.IntRange(min=0), default=0, metavar="N", help="Skip the first N chunks of the text."
 )
 @click.option("--process-output", is_flag=True, help="Record the output matrix, too.")
 @click.option("--no-ppl", is_flag=True, help="Do not compute the perplexity beside.")
+@click.option(
+    "--in-file", "in_files", multiple=True, metavar="IMATRIX",
+    help="Add an earlier imatrix, GGUF or .dat; may be given several times. Without a text: merge or convert only.",
+)  # fmt: skip
+@click.option("--show-statistics", is_flag=True, help="Print a table of each weight's and layer's statistics.")
 @click.option(
     "--output-format",
     type=click.Choice(["gguf", "dat"]),
@@ -25,11 +36,19 @@ from .texts import read_tokens, text_options
     show_default=True,
     help="llama.cpp's GGUF imatrix, or the older .dat that ik_llama.cpp reads.",
 )
+@click.option(
+    "--output-frequency", "checkpoint_every", type=click.IntRange(min=1), metavar="N",
+    help="Save a checkpoint every N chunks: after an interruption the same command goes on from there.",
+)  # fmt: skip
+@click.option(
+    "--save-frequency", "keep_every", type=click.IntRange(min=1), metavar="N",
+    help="Keep a copy OUT.at_M of the imatrix every N chunks.",
+)  # fmt: skip
 @threads_option
 @json_option
 def command(
-    model_path, files, n_ctx, n_chunks, parse_special, output, from_chunk, process_output, no_ppl, output_format,
-    threads, as_json,
+    model_path, files, n_ctx, n_chunks, parse_special, output, from_chunk, process_output, no_ppl, in_files,
+    show_statistics, output_format, checkpoint_every, keep_every, threads, as_json,
 ):  # fmt: skip
     """Measure the importance of a model's weights on a text, for `quanttool quantize --imatrix`.
 
@@ -38,57 +57,105 @@ def command(
     summed. The perplexity is printed beside, after each chunk.
     \b
       quanttool imatrix -m model-f16.gguf -f calibration.txt -o model.imatrix.gguf
+      quanttool imatrix --in-file a.gguf --in-file b.gguf -o both.gguf
+      quanttool imatrix --in-file model.imatrix.gguf --show-statistics
     """
     from ..files import check_output
     from ..parallel import use_threads
 
     use_threads(threads)
-    check_output(output, inputs=[model_path, *files])
+    _check_request(model_path, files, in_files, output, show_statistics)
+    if output:
+        check_output(output, inputs=[*([model_path] if model_path else []), *files, *in_files])
 
-    from ..evaluate import split
-    from ..imatrix import save
-    from ..models import load_model
+    from ..imatrix import load, merge, save
 
-    model = load_model(model_path)
-    tokens, bos_id = read_tokens(model_path, files, parse_special)
-    chunks = split(tokens, n_ctx, n_chunks, from_chunk, bos_id)
-    note(f"{len(tokens)} tokens; {len(chunks)} chunks of {n_ctx}")
-    imatrix, perplexity = _collect(model, chunks, files, process_output, not no_ppl, as_json)
-    save(imatrix, output, output_format)
-    note(f"{output}: {len(imatrix.entries)} weights, {len(chunks)} chunks")
+    earlier = [load(path).in_rows(n_ctx) for path in in_files]
+    summary: dict[str, Any] = {}
+    if files:
+        from ..evaluate import split
+        from ..models import load_model
+
+        def merged(imatrix):
+            return merge([*earlier, imatrix], [*in_files, model_path])
+
+        model = load_model(model_path)
+        tokens, bos_id = read_tokens(model_path, files, parse_special)
+        chunks = split(tokens, n_ctx, n_chunks, from_chunk, bos_id)
+        note(f"{len(tokens)} tokens; {len(chunks)} chunks of {n_ctx}")
+        run = Run(
+            model,
+            chunks,
+            datasets=[Path(path).name for path in files],
+            provenance=provenance(model, files, n_ctx, from_chunk, parse_special),
+            process_output=process_output,
+            with_perplexity=not no_ppl,
+            quiet=as_json,
+            checkpoint=Path(f"{output}.checkpoint") if checkpoint_every else None,
+            checkpoint_every=checkpoint_every or 0,
+            keep_every=keep_every or 0,
+            keep_copy=lambda imatrix, done: save(merged(imatrix), f"{output}.at_{done}", output_format),
+        )
+        imatrix, perplexity = run.collect()
+        result = merged(imatrix)
+        summary["n_chunks"] = len(chunks)
+        if perplexity is not None:
+            summary |= {"perplexity": perplexity.estimate._asdict(), "running": perplexity.running().tolist()}
+    else:
+        result = merge(earlier, in_files)
+    if output:
+        save(result, output, output_format)
+        Path(f"{output}.checkpoint").unlink(missing_ok=True)
+        note(f"{output}: {len(result.entries)} weights, {result.chunk_count} chunks of {result.chunk_size} tokens")
+    summary = {"output": output, **_described(result), **summary}
+    if show_statistics:
+        summary |= _statistics(result, as_json)
     if as_json:
-        print_json(_summary(imatrix, perplexity, output, chunks))
+        print_json(summary)
 
 
-def _collect(model, chunks, files, process_output, with_perplexity, quiet):
-    """Run all chunks, a group at a time. Returns the Imatrix and the Perplexity (None if not wanted)."""
-    from ..evaluate import negative_log_likelihood
-    from ..imatrix.collect import Collector
-
-    collector = Collector(model.file.tensors, chunks.n_ctx)
-    running = RunningPerplexity(quiet)
-    with progress_bar("imatrix", "tok", scale=True) as progress:
-        passes = Passes(progress, chunks.tokens.size)
-        for group in chunks.groups(model.n_embd):
-            hidden = passes.hidden_states(model, group, collector)
-            if process_output:
-                collector.add(model.output.name, hidden.reshape(-1, model.n_embd))
-            if with_perplexity:
-                nll = negative_log_likelihood(model, group.scored(hidden), group.targets.ravel())
-                running.add(nll.reshape(group.targets.shape))
-    imatrix = collector.imatrix([Path(path).name for path in files], len(chunks))
-    return imatrix, running.finish() if with_perplexity else None
+def _check_request(model_path, files, in_files, output, show_statistics) -> None:
+    if not files and not in_files:
+        raise UsageError("nothing to do; give a text with -f FILE and a model with -m MODEL, or an --in-file")
+    if files and not model_path:
+        raise UsageError("a text needs a model to run; give one with -m MODEL")
+    if model_path and not files:
+        raise UsageError("no text to run; give one with -f FILE")
+    if not output and not (show_statistics and not files):
+        raise UsageError("no file to write; give one with -o OUT")
 
 
-def _summary(imatrix, perplexity, output, chunks) -> dict:
-    summary = {
-        "output": output,
+def _described(imatrix: "Imatrix") -> dict[str, Any]:
+    return {
         "weights": len(imatrix.entries),
-        "n_ctx": chunks.n_ctx,
-        "n_chunks": len(chunks),
+        "chunk_size": imatrix.chunk_size,
+        "chunk_count": imatrix.chunk_count,
         "datasets": imatrix.datasets,
+        "provenance": imatrix.provenance,
     }
-    if perplexity is not None:
-        summary["perplexity"] = perplexity.estimate._asdict()
-        summary["running"] = perplexity.running().tolist()
-    return summary
+
+
+def _statistics(imatrix: "Imatrix", as_json: bool) -> dict[str, Any]:
+    """Statistics of weights and layers, for JSON; printed as two tables otherwise."""
+    from ..imatrix.statistics import layer_statistics, weight_statistics
+
+    weights = weight_statistics(imatrix)
+    layers = layer_statistics(weights)
+    if not as_json:
+        columns = (
+            ">layer", "weight", ">Σ(act²)", ">min", ">max", ">μ", ">σ", ">% active", ">N", ">entropy", ">E (norm)",
+            ">ZD", ">cos",
+        )  # fmt: skip
+        rows = [
+            [
+                "-" if w.layer is None else str(w.layer), w.kind, f"{w.total:.2f}", f"{w.minimum:.4f}",
+                f"{w.maximum:.4f}", f"{w.mean:.2f}", f"{w.sigma:.2f}", f"{100 * w.active:.2f}", str(w.n),
+                f"{w.entropy:.4f}", f"{100 * w.relative_entropy:.2f} %", f"{100 * w.outliers:.2f} %",
+                "-" if w.cosine is None else f"{w.cosine:.4f}",
+            ]
+            for w in weights
+        ]  # fmt: skip
+        print_table(columns, rows, "Weights")
+        rows = [[str(x.layer), f"{x.total:.2f}", f"{100 * x.outliers:.4f} %", f"{x.cosine:.4f}"] for x in layers]
+        print_table((">layer", ">Σ(act²)", ">ZD", ">cos"), rows, "Layers, averaged over channels")
+    return {"weight_statistics": [asdict(w) for w in weights], "layer_statistics": [asdict(x) for x in layers]}

@@ -20,8 +20,8 @@ def say(text: str) -> None:
 class Passes:
     """Forward passes of groups of chunks that share one progress bar, which counts their tokens."""
 
-    def __init__(self, progress: Progress, n_tokens: int):
-        self._progress, self._n_tokens, self._done = progress, n_tokens, 0
+    def __init__(self, progress: Progress, n_tokens: int, n_done: int = 0):
+        self._progress, self._n_tokens, self._done = progress, n_tokens, n_done
 
     def hidden_states(self, model: "Model", group: "Chunks", observer: Any = None) -> Any:
         """f32 [n_chunks, n_ctx, n_embd]"""
@@ -43,19 +43,22 @@ class RunningPerplexity:
 
     def add(self, nll: Any) -> None:
         """nll: f64 [n_chunks, n_scored] of the next group."""
+        if not len(nll):
+            return
         shown = sum(map(len, self._groups))
         self._groups.append(nll)
         if not self._quiet:
-            say(reports.running_perplexity(self._result(), shown))
+            say(reports.running_perplexity(self.result(), shown))
 
     def finish(self) -> "Perplexity":
         """Print the last line; returns the perplexity of all chunks."""
-        result = self._result()
+        result = self.result()
         if not self._quiet:
             say(reports.final_estimate(result))
         return result
 
-    def _result(self) -> "Perplexity":
+    def result(self) -> "Perplexity":
+        """The perplexity of the chunks so far."""
         import numpy as np
 
         from ..evaluate import Perplexity

@@ -45,11 +45,16 @@ class Chunks:
         """Rows that predict targets: f32 [n_chunks, n_ctx, n_embd] -> [n_chunks * n_scored, n_embd], a copy."""
         return hidden[:, self.first : -1].reshape(-1, hidden.shape[-1])
 
-    def groups(self, n_embd: int) -> Iterator["Chunks"]:
-        """Consecutive groups of chunks whose hidden states fit into GROUP_BYTES."""
+    def groups(self, n_embd: int, start: int = 0, stops: Sequence[int] = ()) -> Iterator["Chunks"]:
+        """Consecutive groups of chunks from chunk `start` on, whose hidden states fit into GROUP_BYTES.
+
+        stops: a group ends at every multiple of each of these
+        """
         step = max(1, GROUP_BYTES // (4 * n_embd * self.n_ctx))
-        for start in range(0, len(self), step):
-            yield Chunks(self.tokens[start : start + step], self.targets[start : start + step])
+        while start < len(self):
+            end = min(len(self), *((start // every + 1) * every for every in (step, *stops)))
+            yield Chunks(self.tokens[start:end], self.targets[start:end])
+            start = end
 
 
 def split(

@@ -7,12 +7,12 @@ from numpy.typing import NDArray
 
 from ..container import TensorInfo
 from ..errors import ImatrixError
-from ..kernels.moments import add_squares
+from ..kernels.moments import add_moments
 from .data import Entry, Imatrix
 
 
 class Collector:
-    """An observer for the forward pass: sums the squares of what each weight is multiplied with.
+    """An observer for the forward pass: sums what each weight is multiplied with, and its squares.
 
     Called as collector(tensor name, x f32 [n_rows, n_cols], expert or None). Like llama-imatrix it takes every weight
     of a block (`blk.*`), experts each for itself, and all positions of all chunks. Unlike it, squares are summed in
@@ -41,21 +41,21 @@ class Collector:
         matrix = expert or 0
         if expert is None:
             self._batch = (int(entry.counts[0]), int(entry.counts[0]) + len(x) - 1)
-        sums = entry.sums_of_squares[matrix]  # [n_cols]
-        add_squares(np.ascontiguousarray(x), sums)  # one thread reads memory as fast as it comes
+        # One thread: it takes the rows as fast as memory gives them.
+        add_moments(np.ascontiguousarray(x), entry.sums[matrix], entry.sums_of_squares[matrix])
         entry.counts[matrix] += len(x)
-        if not np.isfinite(sums).all():
+        if not np.isfinite(entry.sums_of_squares[matrix]).all():
             raise self._not_finite(name, x, expert)
 
     def imatrix(self, datasets: list[str], chunk_count: int) -> Imatrix:
-        """What was collected so far."""
-        return Imatrix(self.entries, list(datasets), chunk_count, self._n_ctx)
+        """What was collected so far, shaped as llama.cpp has it."""
+        entries = {name: entry if "_exps." in name else _one_count(entry) for name, entry in self.entries.items()}
+        return Imatrix(entries, list(datasets), chunk_count, self._n_ctx)
 
     def _new_entry(self, name: str, n_cols: int, expert: int | None) -> Entry:
-        n_matrices = 1
-        if expert is not None:
-            n_matrices = self._tensors[name].ne[2]
-        return Entry(np.zeros((n_matrices, n_cols)), np.zeros(n_matrices, np.int64))
+        n_matrices = 1 if expert is None else self._tensors[name].ne[2]
+        shape = n_matrices, n_cols
+        return Entry(np.zeros(shape), np.zeros(n_matrices, np.int64), np.zeros(shape))
 
     def _not_finite(self, name: str, x: NDArray[np.float32], expert: int | None) -> ImatrixError:
         row, column = np.argwhere(~np.isfinite(x))[0]
@@ -68,3 +68,8 @@ class Collector:
             + ("" if expert is None else f" (expert {expert})")
             + "; the model's weights are damaged or overflow on this text. Nothing was saved"
         )
+
+
+def _one_count(entry: Entry) -> Entry:
+    """Slices that are no experts (heads of MLA's attn_k_b) all see the same rows: put side by side, with one count."""
+    return Entry(entry.sums_of_squares.reshape(1, -1), entry.counts[:1], entry.sums.reshape(1, -1))

@@ -7,6 +7,8 @@ from numpy.typing import NDArray
 
 from ..errors import ImatrixError
 
+LEGACY_BATCH = 512  # ik_llama.cpp's default micro-batch: what one call of a weight sees at most
+
 
 @dataclass
 class Entry:
@@ -14,12 +16,14 @@ class Entry:
 
     sums_of_squares:  f64 [n_matrices, n_cols], sum over rows of x * x per input channel
     counts:           i64 [n_matrices], number of rows summed; 0 for an expert that the text never reached
+    sums:             f64 [n_matrices, n_cols], sum over rows of x; None if the file does not have it
 
     A dense tensor with several slices (MLA's attn_k_b) has one count: its slices lie side by side in n_cols.
     """
 
     sums_of_squares: NDArray[np.float64]
     counts: NDArray[np.int64]
+    sums: NDArray[np.float64] | None = None
 
     def importance(self) -> NDArray[np.float32]:
         """Mean square per channel, f32 [n_matrices, n_cols]; ones where nothing was counted.
@@ -35,16 +39,20 @@ class Entry:
 class Imatrix:
     """Sums of squared activations per weight tensor, and where they come from.
 
-    entries:      weight tensor name -> Entry
-    datasets:     names of the texts, first to last
-    chunk_count:  chunks of text that were run
-    chunk_size:   tokens per chunk; 0 if unknown (a legacy file): then counts are chunks, not rows
+    entries:             weight tensor name -> Entry
+    datasets:            names of the texts, first to last
+    chunk_count:         chunks of text that were run
+    chunk_size:          tokens per chunk; 0 if unknown (a legacy file): then counts are calls, not rows
+    calls_are_batches:   of a legacy file: a call was a batch of at most 512 tokens, not a chunk (ik_llama.cpp)
+    provenance:          what else is known about the run: key (without prefix) -> text
     """
 
     entries: dict[str, Entry] = field(default_factory=dict)
     datasets: list[str] = field(default_factory=list)
     chunk_count: int = 0
     chunk_size: int = 0
+    calls_are_batches: bool = False
+    provenance: dict[str, str] = field(default_factory=dict)
 
     def importance(self, name: str, n_cols: int | None = None) -> NDArray[np.float32] | None:
         """Importance of a weight's input channels as llama-quantize computes it, or None if nothing is known.
@@ -65,12 +73,13 @@ class Imatrix:
             )
         return values.reshape(-1, n_cols)
 
-    def with_chunk_size(self, chunk_size: int) -> "Imatrix":
+    def in_rows(self, chunk_size: int) -> "Imatrix":
         """The same means with counts in rows, for a legacy file whose chunks had `chunk_size` tokens."""
         if self.chunk_size:
             return self
+        rows = min(chunk_size, LEGACY_BATCH) if self.calls_are_batches else chunk_size
         entries = {
-            name: Entry(entry.sums_of_squares * chunk_size, entry.counts * chunk_size)
-            for name, entry in self.entries.items()
+            name: Entry(entry.sums_of_squares * rows, entry.counts * rows) for name, entry in self.entries.items()
         }
-        return Imatrix(entries, list(self.datasets), self.chunk_count, chunk_size)
+        chunk_count = max(int(entry.counts.max()) for entry in entries.values()) // chunk_size
+        return Imatrix(entries, list(self.datasets), chunk_count, chunk_size)

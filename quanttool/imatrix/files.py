@@ -3,7 +3,8 @@
 GGUF: keys general.type = "imatrix", imatrix.datasets, .chunk_count, .chunk_size; per weight two F32 tensors,
     `<weight>.in_sum2` ne = [n_cols, n_matrices]   sums of squares
     `<weight>.counts`  ne = [1, n_matrices]        rows counted
-sorted by weight name. Dat, all little-endian:
+sorted by weight name. Ours, behind them and ignored by llama.cpp: `<weight>.in_sum`, sums of the activations
+themselves, and keys quanttool.imatrix.*, where the data comes from. Dat, all little-endian:
     i32 n_entries | per entry: i32 length + name | i32 ncall | i32 n_values | f32 values (mean square * ncall)
     | i32 chunk_count | i32 length + dataset        (this trailer may be missing)
 
@@ -27,6 +28,8 @@ from .data import Entry, Imatrix
 
 SUMS_SUFFIX = ".in_sum2"
 COUNTS_SUFFIX = ".counts"
+SIGNED_SUFFIX = ".in_sum"
+PROVENANCE_PREFIX = "quanttool.imatrix."
 _MIN_DAT_ENTRY_BYTES = 4 + 1 + 4 + 4 + 4
 
 
@@ -85,6 +88,7 @@ def _load_gguf(path: Path) -> Imatrix:
         datasets=_datasets(file),
         chunk_count=_natural_number(file, "imatrix.chunk_count"),
         chunk_size=_natural_number(file, "imatrix.chunk_size"),
+        provenance=_provenance(file),
     )
     if not imatrix.chunk_size:
         raise FileFormatError(f"{path}: imatrix.chunk_size is 0; make the file anew")
@@ -98,6 +102,11 @@ def _datasets(file: GGUFFile) -> list[str]:
     if not isinstance(datasets, list) or not all(isinstance(name, str) for name in datasets):
         raise FileFormatError(f"{file.path}: the key imatrix.datasets is missing or no list of texts; make it anew")
     return datasets
+
+
+def _provenance(file: GGUFFile) -> dict[str, str]:
+    ours = {key: file.metadata[key] for key in file.metadata if key.startswith(PROVENANCE_PREFIX)}
+    return {key.removeprefix(PROVENANCE_PREFIX): str(value) for key, value in ours.items()}
 
 
 def _natural_number(file: GGUFFile, key: str) -> int:
@@ -114,7 +123,13 @@ def _gguf_entry(file: GGUFFile, name: str) -> Entry:
     if not np.all((counts >= 0) & (counts < 2**62)):  # False for NaN too
         raise FileFormatError(f"{file.path}: {name} has an impossible count; make the file anew")
     sums = sums.astype(np.float64).reshape(counts.size, -1)
-    return Entry(sums, np.floor(counts.astype(np.float64) + 0.5).astype(np.int64))  # rounded as lround does
+    entry = Entry(sums, np.floor(counts.astype(np.float64) + 0.5).astype(np.int64))  # rounded as lround does
+    if name + SIGNED_SUFFIX in file.tensors:
+        signed = _floats(file, name + SIGNED_SUFFIX)
+        if signed.size != sums.size or not np.isfinite(signed).all():
+            raise FileFormatError(f"{file.path}: {name + SIGNED_SUFFIX} does not fit {name}; make the file anew")
+        entry.sums = signed.astype(np.float64).reshape(sums.shape)
+    return entry
 
 
 def _floats(file: GGUFFile, name: str) -> NDArray[np.float32]:
@@ -129,29 +144,28 @@ def _floats(file: GGUFFile, name: str) -> NDArray[np.float32]:
 def _save_gguf(imatrix: Imatrix, path: str | os.PathLike) -> None:
     if not imatrix.chunk_size:
         raise ImatrixError(f"{path}: the data counts chunks of unknown size (a legacy file); say their size in tokens")
-    string, u32 = GGUFValueType.STRING, GGUFValueType.UINT32
-    array = GGUFValueType.ARRAY
+    string, u32, array = GGUFValueType.STRING, GGUFValueType.UINT32, GGUFValueType.ARRAY
     metadata = {
         "general.type": (string, encode_value("imatrix", string)),
         "imatrix.datasets": (array, encode_value(imatrix.datasets, array, string)),
         "imatrix.chunk_count": (u32, encode_value(imatrix.chunk_count, u32)),
         "imatrix.chunk_size": (u32, encode_value(imatrix.chunk_size, u32)),
     }
-    f32 = ggml_type("F32")
-    arrays: dict[str, NDArray[np.float32]] = {}
-    tensors = []
+    for key, value in sorted(imatrix.provenance.items()):
+        metadata[PROVENANCE_PREFIX + key] = string, encode_value(value, string)
+    arrays: dict[str, NDArray[np.float64] | NDArray[np.int64]] = {}
     for name, entry in _sorted_entries(imatrix):
-        n_matrices, n_cols = entry.sums_of_squares.shape
-        experts = (n_matrices,) if n_matrices > 1 else ()
-        arrays[name + SUMS_SUFFIX] = entry.sums_of_squares.astype("<f4")
-        arrays[name + COUNTS_SUFFIX] = entry.counts.astype("<f4")
-        tensors += [
-            TensorInfo(name + SUMS_SUFFIX, f32, (n_cols, *experts)),
-            TensorInfo(name + COUNTS_SUFFIX, f32, (1, *experts)),
-        ]
-    with GGUFWriter(path, metadata, tensors) as writer:
-        for name, values in arrays.items():
-            writer.write_rows(name, 0, values.view(np.uint8))
+        arrays[name + SUMS_SUFFIX] = entry.sums_of_squares
+        arrays[name + COUNTS_SUFFIX] = entry.counts[:, None]
+    for name, entry in _sorted_entries(imatrix):
+        if entry.sums is not None:
+            arrays[name + SIGNED_SUFFIX] = entry.sums
+    f32 = ggml_type("F32")
+    # a trailing dimension of one matrix is left out, as ggml does
+    shapes = {name: array.shape[:0:-1] + array.shape[:1] * (len(array) > 1) for name, array in arrays.items()}
+    with GGUFWriter(path, metadata, [TensorInfo(name, f32, ne) for name, ne in shapes.items()]) as writer:
+        for name, array in arrays.items():
+            writer.write_rows(name, 0, array.astype("<f4").view(np.uint8))
 
 
 # --- legacy .dat ------------------------------------------------------------------------------------------------------
@@ -196,6 +210,8 @@ def _load_dat(path: Path) -> Imatrix:
         values = np.frombuffer(reader.take(4 * n_values, f"values of {name}"), "<f4")
         # Readers take the values as they are where ncall is not positive: that is a count of one.
         imatrix.entries[name] = Entry(values.astype(np.float64)[None, :], np.array([max(ncall, 1)], np.int64))
+    # llama.cpp sorts its entries since its counts are chunks; older files and ik_llama.cpp's keep a hash map's order.
+    imatrix.calls_are_batches = list(imatrix.entries) != sorted(imatrix.entries)
     if reader.left:
         imatrix.chunk_count = reader.integer("number of chunks")
     if reader.left:

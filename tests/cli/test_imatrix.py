@@ -1,5 +1,6 @@
 """quanttool imatrix, from the outside."""
 
+import hashlib
 import json
 import re
 
@@ -7,7 +8,8 @@ import numpy as np
 import pytest
 
 from quanttool.container import GGUFFile
-from quanttool.imatrix import load
+from quanttool.imatrix import Entry, load, save
+from quanttool.models import Model
 from tests.models import tiny
 
 
@@ -104,6 +106,98 @@ def test_memory_limit_changes_nothing(run, tiny_model, text, tmp_path, monkeypat
     assert_close(load(tmp_path / "a"), load(tmp_path / "b"))
 
 
+@pytest.mark.parametrize("suffix", ["gguf", "dat"])
+def test_parts_merge_to_the_whole(run, tiny_model, text, tmp_path, suffix):
+    options = ("imatrix", "-m", tiny_model, "-f", text, "-c", 32, "--no-ppl", "--output-format", suffix, "-o")
+    run(*options, tmp_path / "all")
+    run(*options, tmp_path / "first", "--chunks", 3)
+    run(*options, tmp_path / "rest", "--from-chunk", 3)
+    both = ("--in-file", tmp_path / "first", "--in-file", tmp_path / "rest")
+    result = run("imatrix", *both, "-c", 32, "-o", tmp_path / "both")
+    assert result.code == 0
+    merged = load(tmp_path / "both")
+    assert (merged.chunk_count, merged.chunk_size, merged.datasets) == (5, 32, ["text.txt", "text.txt"])
+    assert_close(merged, load(tmp_path / "all").in_rows(32))
+
+
+def test_an_earlier_file_is_added_to(run, tiny_model, text, tmp_path):
+    options = ("imatrix", "-m", tiny_model, "-f", text, "-c", 32, "--no-ppl", "-o")
+    run(*options, tmp_path / "all")
+    run(*options, tmp_path / "first", "--chunks", 3)
+    run(*options, tmp_path / "both", "--from-chunk", 3, "--in-file", tmp_path / "first")
+    assert_close(load(tmp_path / "both"), load(tmp_path / "all"))
+    assert load(tmp_path / "both").chunk_count == 5
+
+
+def test_files_of_different_models_are_not_merged(run, tiny_model, text, tmp_path):
+    run("imatrix", "-m", tiny_model, "-f", text, "-c", 32, "--no-ppl", "-o", tmp_path / "a")
+    other = load(tmp_path / "a")
+    other.entries["blk.0.attn_q.weight"] = Entry(np.ones((1, 100)), np.ones(1, np.int64))
+    save(other, tmp_path / "b")
+    result = run("imatrix", "--in-file", tmp_path / "a", "--in-file", tmp_path / "b", "-o", tmp_path / "c")
+    assert result.code == 1 and "b: blk.0.attn_q.weight has 100 channels, 256 in the files before" in result.err
+    assert not (tmp_path / "c").exists()
+
+
+def test_show_statistics(run, tiny_model, text, tmp_path):
+    run("imatrix", "-m", tiny_model, "-f", text, "-c", 32, "--no-ppl", "-o", tmp_path / "a")
+    table = run("imatrix", "--in-file", tmp_path / "a", "--show-statistics").out
+    assert table.count("attn_q") == 2 and "Layers, averaged over channels" in table
+    summary = json.loads(run("imatrix", "--in-file", tmp_path / "a", "--show-statistics", "--json").out)
+    assert len(summary["weight_statistics"]) == 14
+    assert [layer["layer"] for layer in summary["layer_statistics"]] == [0, 1]
+    for weight in summary["weight_statistics"]:
+        assert f"{weight['total']:.2f}" in table
+
+
+def test_the_file_says_where_it_comes_from(run, tiny_model, text, tmp_path):
+    run("imatrix", "-m", tiny_model, "-f", text, "-c", 32, "--no-ppl", "-o", tmp_path / "a")
+    said = load(tmp_path / "a").provenance
+    assert said["text_sha256"] == hashlib.sha256(text.read_bytes()).hexdigest()
+    assert said["options"] == "-c 32" and said["program"].startswith("quanttool ")
+    assert len(said["model_fingerprint"]) == 64
+    run("imatrix", "--in-file", tmp_path / "a", "-o", tmp_path / "b")
+    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
+
+
+def test_copies_are_kept(run, tiny_model, text, tmp_path):
+    run("imatrix", "-m", tiny_model, "-f", text, "-c", 32, "--no-ppl", "-o", tmp_path / "a", "--save-frequency", 2)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "a.at_2", "a.at_4", "text.txt"]
+    run("imatrix", "-m", tiny_model, "-f", text, "-c", 32, "--no-ppl", "-o", tmp_path / "b", "--chunks", 4)
+    kept = load(tmp_path / "a.at_4")
+    assert kept.chunk_count == 4
+    assert_close(kept, load(tmp_path / "b"))
+
+
+class Interrupted:
+    """Stops a model's forward pass with Ctrl-C when it is called for the third time."""
+
+    def __init__(self, hidden_states):
+        self.hidden_states, self.calls = hidden_states, 0
+
+    def __call__(self, *arguments):
+        self.calls += 1
+        if self.calls == 3:
+            raise KeyboardInterrupt
+        return self.hidden_states(*arguments)
+
+
+@pytest.mark.parametrize("ppl", [[], ["--no-ppl"]])
+def test_a_resumed_run_equals_an_uninterrupted_one_byte_for_byte(run, tiny_model, text, tmp_path, monkeypatch, ppl):
+    options = ("imatrix", "-m", tiny_model, "-f", text, "-c", 32, "--output-frequency", 1, *ppl, "-o")
+    whole = run(*options, tmp_path / "whole")
+    with monkeypatch.context() as patch:
+        stopping = Interrupted(Model.hidden_states)
+        patch.setattr(Model, "hidden_states", lambda *arguments: stopping(*arguments))
+        assert run(*options, tmp_path / "resumed").code == 130
+    assert not (tmp_path / "resumed").exists()
+    result = run(*options, tmp_path / "resumed")
+    assert result.code == 0 and "going on after 2 chunks" in result.err
+    assert (tmp_path / "resumed").read_bytes() == (tmp_path / "whole").read_bytes()
+    assert result.out.replace("\n", "") == whole.out.replace("\n", "")
+    assert not list(tmp_path.glob("*.checkpoint"))
+
+
 def test_special_tokens(run, tiny_model, tmp_path):
     path = tmp_path / "special.txt"
     path.write_text("<|unused0|>" * 64)
@@ -119,8 +213,13 @@ def test_special_tokens(run, tiny_model, tmp_path):
         (["-m", "absent.gguf", "-f", "TEXT", "-o", "OUT"], 2, "absent.gguf: no such file"),
         (["-m", "TEXT", "-f", "TEXT", "-o", "OUT"], 1, "not a GGUF file"),
         (["-m", "MODEL", "-f", "absent.txt", "-o", "OUT"], 2, "absent.txt: no such file"),
-        (["-m", "MODEL", "-o", "OUT"], 2, "no text"),
-        (["-m", "MODEL", "-f", "TEXT"], 2, "Missing option '-o'"),
+        (["-m", "MODEL", "-o", "OUT"], 2, "nothing to do"),
+        (["-m", "MODEL", "-f", "TEXT"], 2, "no file to write"),
+        (["-f", "TEXT", "-o", "OUT"], 2, "a text needs a model"),
+        (["-o", "OUT"], 2, "nothing to do"),
+        (["--in-file", "absent.dat", "-o", "OUT"], 2, "absent.dat: no such file"),
+        (["--in-file", "TEXT", "-o", "OUT"], 1, "no imatrix file at all"),
+        (["--in-file", "MODEL", "-o", "OUT"], 1, "holds no importance data"),
         (["-m", "MODEL", "-f", "TEXT", "-o", "OUT"], 2, "163 tokens; a context of 512 needs at least 1024"),
         (["-m", "MODEL", "-f", "TEXT", "-o", "OUT", "-c", "32", "--from-chunk", "4"], 2, "after skipping 4 chunks"),
         (["-m", "MODEL", "-f", "TEXT", "-o", "MODEL", "-c", "32"], 2, "is an input as well"),

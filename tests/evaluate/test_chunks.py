@@ -47,6 +47,14 @@ def test_groups_are_bounded_by_memory_and_keep_the_order(monkeypatch):
     assert len(list(chunks.groups(1 << 20))) == 10  # one chunk at least
 
 
+def test_groups_start_and_stop_where_they_are_told():
+    chunks = split(range(80), 8)
+    assert [len(group) for group in chunks.groups(16, stops=[4])] == [4, 4, 2]
+    assert [len(group) for group in chunks.groups(16, stops=[4, 3])] == [3, 1, 2, 2, 1, 1]
+    rest = list(chunks.groups(16, start=5, stops=[4]))
+    assert [len(group) for group in rest] == [3, 2] and rest[0].tokens[0, 0] == 40
+
+
 def test_a_text_shorter_than_two_contexts_is_refused():
     with pytest.raises(UsageError, match="has 1023 tokens; a context of 512 needs at least 1024"):
         split(range(1023), 512)

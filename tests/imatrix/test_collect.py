@@ -56,10 +56,31 @@ def test_rows_may_lie_anywhere_in_memory():
     )
 
 
+def test_signed_sums():
+    collector = Collector(TENSORS, n_ctx=8)
+    for seed in (1, 2):
+        collector("blk.0.attn_q.weight", rows(16, seed))
+    expected = np.concatenate([rows(16, 1), rows(16, 2)]).astype(np.float64).sum(0)
+    np.testing.assert_allclose(collector.entries["blk.0.attn_q.weight"].sums, expected[None], rtol=1e-12, atol=1e-12)
+
+
+def test_slices_that_are_no_experts_have_one_count():
+    """MLA's attn_k_b: llama.cpp puts its heads side by side."""
+    name = "blk.0.attn_k_b.weight"
+    collector = Collector({name: TensorInfo(name, F32, (5, 8, 2))}, n_ctx=8)
+    for head in (0, 1):
+        collector(name, rows(6, head), head)
+    entry = collector.imatrix([], 1).entries[name]
+    assert entry.counts.tolist() == [6]
+    expected = np.concatenate([naive.sums_of_squares(rows(6, head)) for head in (0, 1)])
+    np.testing.assert_allclose(entry.sums_of_squares, expected[None], rtol=1e-14)
+
+
 def test_sums_do_not_stop_growing():
     """After 2^24 ones a float32 sum stays where it is."""
     collector = Collector(TENSORS, n_ctx=8)
-    entry = collector.entries["blk.0.attn_q.weight"] = collector._new_entry("blk.0.attn_q.weight", 5, None)
+    collector("blk.0.attn_q.weight", np.zeros((1, 5), np.float32))
+    entry = collector.entries["blk.0.attn_q.weight"]
     entry.sums_of_squares[:] = 2.0**24
     collector("blk.0.attn_q.weight", np.ones((7, 5), np.float32))
     assert (entry.sums_of_squares == 2**24 + 7).all()

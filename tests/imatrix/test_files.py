@@ -138,7 +138,7 @@ def test_legacy_data_becomes_gguf_once_the_chunk_size_is_said(tmp_path):
     legacy = load(tmp_path / "x.dat")
     with pytest.raises(ImatrixError, match="unknown size"):
         save(legacy, tmp_path / "y.gguf")
-    save(legacy.with_chunk_size(512), tmp_path / "y.gguf")
+    save(legacy.in_rows(512), tmp_path / "y.gguf")
     back = load(tmp_path / "y.gguf")
     assert back.entries["blk.0.attn_q.weight"].counts.tolist() == [1024]
     assert np.array_equal(back.importance("blk.0.attn_q.weight"), legacy.importance("blk.0.attn_q.weight"))
@@ -244,3 +244,42 @@ def test_missing_file_unknown_format_and_nothing_to_write(tmp_path):
     with pytest.raises(ImatrixError, match="no importance data"):
         save(Imatrix(chunk_size=8), tmp_path / "x")
     assert not list(tmp_path.iterdir())
+
+
+def test_signed_sums_and_provenance_stand_behind_what_llama_cpp_writes(tmp_path):
+    plain, more = example(), example()
+    for entry in more.entries.values():
+        entry.sums = entry.sums_of_squares - 50
+    more.provenance = {"model": "m", "text_sha256": "00"}
+    save(plain, tmp_path / "plain")
+    save(more, tmp_path / "more")
+    back = load(tmp_path / "more")
+    assert back.provenance == more.provenance
+    for name, entry in more.entries.items():
+        assert np.array_equal(back.entries[name].sums, entry.sums.astype(np.float32))
+    readers = [gguf.GGUFReader(tmp_path / name) for name in ("plain", "more")]
+    names = [[tensor.name for tensor in reader.tensors] for reader in readers]
+    assert names[1] == [*names[0], "blk.0.attn_q.weight.in_sum", "blk.10.ffn_up_exps.weight.in_sum"]
+    keys = [list(reader.fields)[3:] for reader in readers]
+    assert keys[1][: len(keys[0])] == keys[0]
+    assert keys[1][len(keys[0]) :] == ["quanttool.imatrix.model", "quanttool.imatrix.text_sha256"]
+
+
+def test_signed_sums_that_do_not_fit_are_refused(tmp_path):
+    path = gguf_file(tmp_path / "x.gguf", {"a.in_sum2": SUMS, "a.counts": COUNTS, "a.in_sum": COUNTS})
+    with pytest.raises(FileFormatError, match=r"a\.in_sum does not fit a"):
+        load(path)
+
+
+def test_a_dat_of_unsorted_names_counts_batches(tmp_path):
+    """ik_llama.cpp and old programs write a hash map's order, and count evaluations of at most 512 tokens."""
+    entries = [(b"blk.1.a.weight", 8, [8.0]), (b"blk.0.a.weight", 8, [16.0])]
+    for batches, order in ((True, entries), (False, entries[::-1])):
+        path = tmp_path / "x.dat"
+        path.write_bytes(dat_bytes(order))
+        data = load(path)
+        assert data.calls_are_batches == batches
+        assert data.in_rows(2048).entries["blk.0.a.weight"].counts.tolist() == [8 * (512 if batches else 2048)]
+        assert data.in_rows(2048).chunk_count == (2 if batches else 8)
+        assert data.in_rows(256).entries["blk.0.a.weight"].counts.tolist() == [8 * 256]
+        assert data.in_rows(2048).importance("blk.0.a.weight") == 2

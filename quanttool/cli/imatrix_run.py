@@ -1,0 +1,114 @@
+"""The long part of `quanttool imatrix`: a text through the model, group by group, with checkpoints."""
+
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .. import __version__
+from ..errors import UsageError
+from .console import note, progress_bar
+from .running import Passes, RunningPerplexity
+
+if TYPE_CHECKING:
+    from ..evaluate import Chunks, Perplexity
+    from ..imatrix import Imatrix
+    from ..imatrix.collect import Collector
+    from ..models import Model
+
+
+@dataclass
+class Run:
+    """What is run, and how often it is saved.
+
+    checkpoint:     file to go on from after an interruption; None for none
+    checkpoint_every, keep_every:  chunks between checkpoints, and between kept copies of the imatrix; 0 for never
+    keep_copy:      called as keep_copy(imatrix so far, chunks done)
+    """
+
+    model: "Model"
+    chunks: "Chunks"
+    datasets: Sequence[str]
+    provenance: dict[str, str]
+    process_output: bool
+    with_perplexity: bool
+    quiet: bool
+    checkpoint: Path | None
+    checkpoint_every: int
+    keep_every: int
+    keep_copy: "Callable[[Imatrix, int], None]"
+
+    def collect(self) -> "tuple[Imatrix, Perplexity | None]":
+        """Run all chunks, or those that an interrupted run has left."""
+        from ..evaluate import negative_log_likelihood
+        from ..imatrix.collect import Collector
+
+        model, chunks = self.model, self.chunks
+        collector = Collector(model.file.tensors, chunks.n_ctx)
+        running = RunningPerplexity(self.quiet)
+        done = self._go_on(collector, running)
+        stops = [every for every in (self.checkpoint_every, self.keep_every) if every]
+        with progress_bar("imatrix", "tok", scale=True) as progress:
+            passes = Passes(progress, chunks.tokens.size, done * chunks.n_ctx)
+            for group in chunks.groups(model.n_embd, done, stops):
+                hidden = passes.hidden_states(model, group, collector)
+                if self.process_output:
+                    collector.add(model.output.name, hidden.reshape(-1, model.n_embd))
+                if self.with_perplexity:
+                    nll = negative_log_likelihood(model, group.scored(hidden), group.targets.ravel())
+                    running.add(nll.reshape(group.targets.shape))
+                done += len(group)
+                self._save(collector, running, done)
+        return self._imatrix(collector, done), running.finish() if self.with_perplexity else None
+
+    def _imatrix(self, collector: "Collector", done: int) -> "Imatrix":
+        imatrix = collector.imatrix(list(self.datasets), done)
+        imatrix.provenance = dict(self.provenance)
+        return imatrix
+
+    def _settings(self) -> dict[str, Any]:
+        return self.provenance | {"process_output": self.process_output, "perplexity": self.with_perplexity}
+
+    def _go_on(self, collector: "Collector", running: RunningPerplexity) -> int:
+        """Take over what an interrupted run has saved; returns how many chunks are done."""
+        from ..imatrix.checkpoint import load_checkpoint
+
+        found = load_checkpoint(self.checkpoint, self._settings()) if self.checkpoint else None
+        if found is None:
+            return 0
+        if found.n_chunks > len(self.chunks):
+            raise UsageError(
+                f"{self.checkpoint}: has {found.n_chunks} chunks, only {len(self.chunks)} are wanted; delete it"
+            )
+        note(f"{self.checkpoint}: going on after {found.n_chunks} chunks")
+        collector.entries = found.entries
+        running.add(found.nll)
+        return found.n_chunks
+
+    def _save(self, collector: "Collector", running: RunningPerplexity, done: int) -> None:
+        import numpy as np
+
+        from ..imatrix.checkpoint import Checkpoint, save_checkpoint
+
+        if self.checkpoint and self.checkpoint_every and done % self.checkpoint_every == 0:
+            nll = running.result().nll if self.with_perplexity else np.empty((0, self.chunks.n_scored))
+            save_checkpoint(self.checkpoint, Checkpoint(collector.entries, nll, done), self._settings())
+        if self.keep_every and done % self.keep_every == 0:
+            self.keep_copy(self._imatrix(collector, done), done)
+
+
+def provenance(
+    model: "Model", files: Sequence[str], n_ctx: int, from_chunk: int, parse_special: bool
+) -> dict[str, str]:
+    """What identifies a run, and does not depend on where files lie or what they are called."""
+    from ..container.fingerprint import fingerprint
+
+    options = f"-c {n_ctx}" + f" --from-chunk {from_chunk}" * bool(from_chunk) + " --parse-special" * parse_special
+    return {
+        "program": f"quanttool {__version__}",
+        "options": options,
+        "model": str(model.file.metadata.get("general.name", "")),
+        "model_fingerprint": fingerprint(model.file),
+        "text_sha256": ",".join(hashlib.sha256(Path(path).read_bytes()).hexdigest() for path in files),
+    }
