@@ -42,15 +42,19 @@ class Watch:
         if self.observer is None:
             yield from in_order(work, items)
             return
-        for result, notes in in_order(lambda item: self._noting(work, item), items):
+        for result, error, notes in in_order(lambda item: self._noting(work, item), items):
             for note in notes:
                 self.observer(*note)
+            if error is not None:  # only now: an observer that finds a NaN knows which product it came to
+                raise error
             yield result
 
-    def _noting(self, work: Callable[[Any], Any], item: Any) -> tuple[Any, list]:
+    def _noting(self, work: Callable[[Any], Any], item: Any) -> tuple[Any, Exception | None, list]:
         self._thread.notes = notes = []
         try:
-            return work(item), notes
+            return work(item), None, notes
+        except Exception as error:
+            return None, error, notes
         finally:
             self._thread.notes = None
 
