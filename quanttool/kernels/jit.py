@@ -38,6 +38,15 @@ def _use_cache_folder() -> None:
 
 _use_cache_folder()
 
+
+def processor_has(feature: str) -> bool:
+    """Whether numba compiles for a processor with this feature, by LLVM's name ("avx512bf16")."""
+    from numba.core.registry import cpu_target
+
+    _, _, features = cpu_target.target_context.codegen().magic_tuple()
+    return f"+{feature}" in features.split(",")
+
+
 # error_model="numpy": a division by zero gives inf or nan instead of a Python exception, and costs no branch.
 kernel = numba.njit(nogil=True, cache=True, error_model="numpy")
 
