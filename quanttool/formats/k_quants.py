@@ -178,7 +178,11 @@ class Q6_K(SymmetricKQuant):
     pack, unpack = layout.q6_k_pack, layout.q6_k_unpack
 
     def search(self, x, importance, codes):
-        weight = x * x if importance is None else importance_tiles(x, importance)
+        if importance is None:
+            with np.errstate(over="ignore"):  # beyond 1e19; the search copes
+                weight = x * x
+        else:
+            weight = importance_tiles(x, importance)
         scale = np.empty((len(x) // 16, LANES), np.float32)
         d = np.empty((len(x) // 256, LANES), np.float32)
         integers = np.empty_like(scale)

@@ -1,0 +1,107 @@
+"""Lanes against numpy: every operation on sixteen numbers, with zeros, infinities and NaN among them."""
+
+import operator
+
+import numpy as np
+import pytest
+
+from quanttool.kernels import lanes
+from quanttool.kernels.jit import helper
+
+SPECIAL = [0.0, -0.0, 1.0, -1.0, np.inf, -np.inf, np.nan, 1e-45, 3e38, 2.5]
+FLOATS = np.array([SPECIAL + [7.0, -3.0, 0.1, 1e-3, -2.5, 8.0], SPECIAL[::-1] + [7.0, 3.0, -0.1, 1e3, 0.5, -8.0]])
+FLOATS = FLOATS.astype(np.float32)
+INTS = np.random.default_rng(2).integers(-1000, 1000, (2, 16)).astype(np.int32)
+
+
+def bits(values):
+    return values.view(np.uint32)
+
+
+def check(function, values, expected):
+    """`function(a, b)` of the two rows of `values` gives `expected`, to the bit (any NaN for NaN)."""
+
+    @helper
+    def run(values, out):
+        lanes.store(out, 0, function(lanes.load(values, 0), lanes.load(values, 1)))
+
+    out = np.empty((1, 16), expected.dtype)
+    run(values, out)
+    nan = np.isnan(expected)
+    assert np.array_equal(bits(out[0])[~nan], bits(expected)[~nan])
+    assert np.isnan(out[0][nan]).all()
+
+
+@pytest.mark.parametrize("name", ["add", "sub", "mul", "truediv"])
+def test_float_arithmetic(name):
+    function = getattr(operator, name)
+    with np.errstate(all="ignore"):
+        check(helper(lambda a, b: function(a, b)), FLOATS, function(*FLOATS))
+
+
+@pytest.mark.parametrize("name", ["add", "sub", "mul", "and_", "or_"])
+def test_int_arithmetic(name):
+    function = getattr(operator, name)
+    check(helper(lambda a, b: function(a, b)), INTS, function(*INTS))
+
+
+def test_shifts_and_negation():
+    check(helper(lambda a, b: (-a << 3) + (b >> 2)), INTS, (-INTS[0] << 3) + (INTS[1] >> 2))
+    check(helper(lambda a, b: -a), FLOATS, -FLOATS[0])
+
+
+@pytest.mark.parametrize("name", ["lt", "gt", "le", "ge", "eq", "ne"])
+def test_comparisons(name):
+    function = getattr(operator, name)
+    for values in (FLOATS, INTS):
+        chosen = helper(lambda a, b: lanes.select(function(a, b), a, b))
+        check(chosen, values, np.where(function(*values), *values))
+
+
+def test_masks():
+    a, b = FLOATS
+    expected = np.where(((a > b) | (a < -2)) & ~(b == 7), a, np.float32(5))
+    check(helper(lambda a, b: lanes.select(((a > b) | (a < -2)) & ~(b == 7), a, 5)), FLOATS, expected)
+
+
+def test_larger_and_smaller_give_the_second_for_nan():
+    a, b = FLOATS
+    check(lanes.larger, FLOATS, np.where(a > b, a, b))
+    check(lanes.smaller, FLOATS, np.where(a < b, a, b))
+
+
+def test_a_number_stands_in_all_lanes_as_float32():
+    with np.errstate(all="ignore"):
+        check(helper(lambda a, b: a * 0.1 + 3), FLOATS, FLOATS[0] * np.float32(0.1) + np.float32(3))
+    check(helper(lambda a, b: lanes.broadcast(0.1) - 1), FLOATS, np.full(16, np.float32(0.1) - np.float32(1)))
+
+
+def test_functions_of_one():
+    with np.errstate(all="ignore"):
+        check(helper(lambda a, b: lanes.square_root(a)), FLOATS, np.sqrt(FLOATS[0]))
+    check(helper(lambda a, b: lanes.magnitude(a)), FLOATS, np.abs(FLOATS[0]))
+    halves = (INTS / 2).astype(np.float32)
+    check(helper(lambda a, b: lanes.int_lanes(a)), halves, np.trunc(halves[0]).astype(np.int32))
+    check(helper(lambda a, b: lanes.float_lanes(a)), INTS, INTS[0].astype(np.float32))
+
+
+def test_over_all_lanes():
+    @helper
+    def run(values):
+        a = lanes.load(values, 0)
+        return lanes.largest_lane(a), lanes.smallest_lane(a), lanes.any_lane(a > 7.5), lanes.any_lane(a > 8.5)
+
+    values = np.arange(-7, 9, dtype=np.float32)[None, ::-1].copy()
+    assert run(values) == (8, -7, True, False)
+
+
+def test_places_in_other_arrays_and_bytes():
+    @helper
+    def run(values, out):
+        lanes.store(out, (1, 3), lanes.int_lanes(lanes.load(values, (2, 1))))
+
+    values = np.arange(100, dtype=np.float32).reshape(5, 20) * 7
+    out = np.zeros((2, 19), np.uint8)
+    run(values, out)
+    assert not out[0].any() and not out[1, :3].any()
+    np.testing.assert_array_equal(out[1, 3:], values[2, 1:17].astype(np.int32) & 255)
