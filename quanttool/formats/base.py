@@ -25,6 +25,16 @@ FAMILIES: dict[str, tuple[str, ...]] = {
     "i_quants": ("IQ1_S", "IQ1_M", "IQ2_XXS", "IQ2_XS", "IQ2_S", "IQ3_XXS", "IQ3_S"),
     "ternary": ("Q1_0", "Q2_0", "TQ1_0", "TQ2_0"),
     "float4": ("MXFP4", "NVFP4"),
+    "iqk": ("IQ2_K", "IQ3_K", "IQ4_K", "IQ5_K", "IQ6_K"),
+    "iqk_s": ("IQ2_KS", "IQ3_KS", "IQ4_KS", "IQ5_KS", "IQ4_KSS", "IQ2_KL"),
+    "bitnet": ("IQ1_BN", "IQ2_BN"),
+    "ik_linear": ("Q6_0", "Q8_KV", "Q8_K_R8"),
+    "repacked": (
+        *("BF16_R16", "Q4_0_R8", "Q5_0_R4", "Q6_0_R4", "Q8_0_R8", "Q8_KV_R8", "MXFP4_R8", "IQ4_NL_R4"),
+        *("Q2_K_R4", "Q3_K_R4", "Q4_K_R4", "Q5_K_R4", "Q6_K_R4", "IQ4_XS_R8"),
+        *("IQ2_XXS_R4", "IQ2_XS_R4", "IQ2_S_R4", "IQ3_XXS_R4", "IQ3_S_R4"),
+        *("IQ2_BN_R4", "IQ2_K_R4", "IQ3_K_R4", "IQ4_K_R4", "IQ5_K_R4", "IQ4_KS_R4", "IQ5_KS_R4"),
+    ),
 }
 
 _REGISTRY: dict[str, "BlockFormat"] = {}
