@@ -37,7 +37,7 @@ _FILL_IN_THE_MIDDLE = {
 # gpt-oss: always seen in text.
 _HARMONY = ("<|channel|>", "<|message|>", "<|start|>", "<|constrain|>")
 
-_C_SPACES = " \t\n\v\f\r"
+_C_SPACES = " \t\n\v\f\r"  # isspace of C
 
 
 @dataclass
@@ -125,15 +125,14 @@ def _cut(part: int | str, token: SpecialToken) -> list[int | str]:
     """The part itself if the token is not in it, else its pieces around the token."""
     if isinstance(part, int) or token.text not in part:
         return [part]
-    stretches = part.split(token.text)
     pieces: list[int | str] = []
-    for index, stretch in enumerate(stretches):
-        if index:
-            pieces.append(token.id)
-            if token.strip_right:
-                stretch = stretch.lstrip(_C_SPACES)
-        if token.strip_left and index < len(stretches) - 1:
-            stretch = stretch.rstrip(_C_SPACES)
-        if stretch:
-            pieces.append(stretch)
-    return pieces
+    start = 0
+    while (found := part.find(token.text, start)) >= 0:
+        left = part[start:found]
+        if token.strip_left:
+            left = left.rstrip(_C_SPACES)
+        pieces += [left, token.id] if left else [token.id]
+        start = found + len(token.text)
+        while token.strip_right and start < len(part) and part[start] in _C_SPACES:
+            start += 1
+    return pieces + [part[start:]] if start < len(part) else pieces

@@ -75,6 +75,11 @@ def _compiled(expression: str) -> re.Pattern:
     return re.compile(pattern)
 
 
+def is_white_space(character: str) -> bool:
+    """Whether a character has Unicode's property White_Space (not what `str.isspace` says of U+001C to U+001F)."""
+    return _class_bytes()[ord(character)] in b" \t\n\v\f\r"
+
+
 def code_points(text: str) -> NDArray[np.uint32]:
     """The text's code points: u32 [n_characters]. Lone surrogates pass."""
     return np.frombuffer(text.encode("utf-32-le", "surrogatepass"), "<u4")

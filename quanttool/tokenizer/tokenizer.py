@@ -7,10 +7,13 @@ from typing import Protocol
 from ..container import GGUFFile
 from ..errors import ModelError
 from .bpe import BPE
-from .pre_tokenizers import PRE_TOKENIZERS, PreTokenizer
+from .hash_chunks import HashChunks
+from .pre_tokenizers import PRE_TOKENIZERS
 from .special import SpecialSplitter, special_tokens
 from .spm import SPM
+from .ugm import UGM
 from .vocabulary import Defaults, TokenType, Vocabulary
+from .wpm import WPM
 
 
 class Algorithm(Protocol):
@@ -34,11 +37,9 @@ class Tokenizer:
         self.n_vocab = len(vocabulary.tokens)
         self.bos_id, self.eos_id = vocabulary.bos, vocabulary.eos
         self.add_bos, self.add_eos = vocabulary.add_bos, vocabulary.add_eos
-        for name, wanted, id in (("bos", self.add_bos, self.bos_id), ("eos", self.add_eos, self.eos_id)):
-            if wanted and id is None:
-                raise vocabulary.error(
-                    f"add_{name}_token", f"is true but there is no {name} token; set {name}_token_id"
-                )
+        self._begin = vocabulary.framing("bos", self.bos_id, self.add_bos)
+        self._end = vocabulary.framing("eos", self.eos_id, self.add_eos)
+        self._end += vocabulary.framing("seperator", vocabulary.sep, vocabulary.add_sep)
         specials = special_tokens(vocabulary)
         self._splitter = SpecialSplitter(specials)
         self._special_ids = {token.id for token in specials}
@@ -50,11 +51,10 @@ class Tokenizer:
         Raises ModelError: no tokenizer, an unknown one, or arrays that are missing or disagree.
         """
         model = file.metadata.get("tokenizer.ggml.model")
-        if model not in _FAMILIES:
-            known = ", ".join(sorted(_FAMILIES))
-            raise ModelError(
-                f"{file.path}: tokenizer.ggml.model is {model!r}, known are {known}; give token ids instead"
-            )
+        if not isinstance(model, str) or model not in _FAMILIES:
+            found = "is missing" if model is None else f"is {model!r}"
+            known = f"known are {', '.join(sorted(_FAMILIES))}"
+            raise ModelError(f"{file.path}: tokenizer.ggml.model {found}, so text cannot be tokenized; {known}")
         vocabulary, algorithm = _FAMILIES[model](file)
         return cls(vocabulary, algorithm)
 
@@ -64,14 +64,12 @@ class Tokenizer:
         add_special: begin and end with BOS and EOS where the model wants them.
         parse_special: read the names of control tokens (`<|im_start|>`) in the text as these tokens.
         """
-        ids = [self.bos_id] if add_special and self.add_bos else []
+        ids = list(self._begin) if add_special else []
         after_special = True
         for part in self._splitter.split(text, parse_special):
             after_special, was_after_special = isinstance(part, int), after_special
             ids += [part] if after_special else self._algorithm.encode(part, was_after_special)
-        if add_special and self.add_eos:
-            ids.append(self.eos_id)
-        return ids
+        return ids + self._end if add_special else ids
 
     def decode(self, ids: Iterable[int]) -> str:
         """Text of token ids, special tokens by their names; bytes that are not UTF-8 become U+FFFD.
@@ -102,16 +100,12 @@ def load_tokenizer(path: str | os.PathLike) -> Tokenizer:
     return Tokenizer.from_gguf(GGUFFile(path))
 
 
-def _pre_tokenizer(file: GGUFFile, name: str) -> PreTokenizer:
-    if name not in PRE_TOKENIZERS:
-        known = ", ".join(sorted(PRE_TOKENIZERS))
-        raise ModelError(f"{file.path}: tokenizer.ggml.pre is {name!r}, known are {known}; convert with a known one")
-    return PRE_TOKENIZERS[name]
-
-
 def _gpt2(file: GGUFFile) -> tuple[Vocabulary, BPE]:
-    pre = file.metadata.get("tokenizer.ggml.pre") or "default"
-    rules = _pre_tokenizer(file, pre)
+    pre = file.metadata.get("tokenizer.ggml.pre", "") or "default"
+    if not isinstance(pre, str) or pre not in PRE_TOKENIZERS:
+        known = f"known are {', '.join(sorted(PRE_TOKENIZERS))}"
+        raise ModelError(f"{file.path}: tokenizer.ggml.pre is {pre!r}, so text cannot be tokenized; {known}")
+    rules = PRE_TOKENIZERS[pre]
     vocabulary = Vocabulary(file, Defaults(bos=rules.bos, eos=11, add_bos=rules.add_bos))
     vocabulary.add_bos |= rules.always_bos
     # Kimi K2 was first converted without merges: its words are tokens or single bytes.
@@ -131,4 +125,22 @@ def _llama(file: GGUFFile) -> tuple[Vocabulary, SPM]:
     return vocabulary, SPM(vocabulary)
 
 
-_FAMILIES = {"gpt2": _gpt2, "gemma4": _gemma4, "llama": _llama}
+def _bert(file: GGUFFile) -> tuple[Vocabulary, WPM]:
+    vocabulary = Vocabulary(file, Defaults(bos=101, unk=100, sep=102, add_bos=True))
+    vocabulary.add_bos = vocabulary.add_sep = True  # whatever the flags say
+    vocabulary.add_eos = False
+    return vocabulary, WPM(vocabulary)
+
+
+def _t5(file: GGUFFile) -> tuple[Vocabulary, UGM]:
+    vocabulary = Vocabulary(file, Defaults(eos=1, unk=2, add_eos=True))
+    return vocabulary, UGM(vocabulary)
+
+
+def _test(file: GGUFFile) -> tuple[Vocabulary, HashChunks]:
+    vocabulary = Vocabulary(file, Defaults())
+    vocabulary.add_bos = vocabulary.add_eos = False
+    return vocabulary, HashChunks(vocabulary)
+
+
+_FAMILIES = {"gpt2": _gpt2, "gemma4": _gemma4, "llama": _llama, "bert": _bert, "t5": _t5, "test": _test}

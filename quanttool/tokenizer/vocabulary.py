@@ -69,6 +69,13 @@ class Vocabulary:
         self.add_bos = self.flag("add_bos_token", defaults.add_bos)
         self.add_eos = self.flag("add_eos_token", defaults.add_eos)
         self.add_space_prefix = self.flag("add_space_prefix", defaults.add_space_prefix)
+        self.add_sep = False
+
+    def framing(self, name: str, id: int | None, wanted: bool) -> list[int]:
+        """[id] of a special token that begins or ends texts, [] if it is not wanted."""
+        if wanted and id is None:
+            raise self.error(f"{name}_token_id", "is missing, and texts need this token; convert the model anew")
+        return [id] if wanted else []
 
     def error(self, key: str, what: str) -> ModelError:
         """A ModelError about one of the tokenizer's keys."""
