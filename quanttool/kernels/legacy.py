@@ -34,7 +34,7 @@ def symmetric_range(blocks, n, codes, d):
         largest, smallest = largest_lane(larger(low, high)), smallest_lane(smaller(low, high))
         extreme = largest if largest > -smallest else smallest
         if largest == -smallest:
-            extreme = first_of_magnitude(blocks[b], largest)
+            extreme = first_of_magnitude(blocks[b], largest) if largest > 0 else np.float32(0)  # never -0
         d[b] = extreme / np.float32(-n)
         inverse = finite_inverse(d[b])
         store(codes, (b, 0), int_lanes(smaller(low * inverse + shift, 2 * n - 1)))
@@ -59,7 +59,9 @@ def affine_range(blocks, max_code, codes, d, m):
     for b in range(blocks.shape[0]):
         low, high = load(blocks, (b, 0)), load(blocks, (b, 16))
         m[b] = smallest_lane(smaller(low, high))
-        d[b] = (largest_lane(larger(low, high)) - m[b]) / np.float32(max_code)
+        if m[b] == 0:  # of 0 and -0, the one that comes first
+            m[b] = first_of_magnitude(blocks[b], m[b])
+        d[b] = abs(largest_lane(larger(low, high)) - m[b]) / np.float32(max_code)
         inverse = finite_inverse(d[b])
         store(codes, (b, 0), int_lanes(smaller((low - m[b]) * inverse + HALF, max_code)))
         store(codes, (b, 16), int_lanes(smaller((high - m[b]) * inverse + HALF, max_code)))
