@@ -208,6 +208,8 @@ class GGUFFile:
             kind = BY_ID[type_id]
             if min(ne) < 1 or ne[0] % kind.block_size:
                 raise cursor.fail(f"{name} has shape {list(ne)}; {kind} needs rows of a multiple of {kind.block_size}")
+            if kind.rows_interleaved > 1 and (len(ne) < 2 or ne[1] % kind.rows_interleaved):
+                raise cursor.fail(f"{name} has shape {list(ne)}; {kind} weaves {kind.rows_interleaved} rows together")
             if offset % self.alignment:
                 raise cursor.fail(f"{name} starts at {offset}, which is not a multiple of {self.alignment}")
             if name in tensors:

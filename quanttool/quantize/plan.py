@@ -10,8 +10,9 @@ from ..container.writer import copied, encode_value
 from ..errors import ImatrixError, QuanttoolError, UsageError
 from ..ggml_types import GGMLType
 from ..imatrix import Imatrix
+from ..recipes.limits import TOKEN_EMBEDDINGS, unwoven
 from ..recipes.mixes import requires_imatrix
-from ..recipes.resolve import OUTPUT, TOKEN_EMBEDDINGS, Choice, Request, Target, resolve
+from ..recipes.resolve import OUTPUT, Choice, Request, Target, resolve
 
 QUANTIZATION_VERSION = 2  # GGML_QNT_VERSION
 _SPLIT_KEYS = ("split.no", "split.count", "split.tensors.count")
@@ -166,7 +167,7 @@ def _find_problems(plan: Plan, request: Request, allow_requantize: bool) -> None
         if not tensor.converts:
             continue
         exempt = tensor.name in (*TOKEN_EMBEDDINGS, OUTPUT)
-        if tensor.type.name in needs_importance and not tensor.importance and not exempt:
+        if unwoven(tensor.type).name in needs_importance and not tensor.importance and not exempt:
             what = "the imatrix has no entry for it" if request.imatrix else "give one with --imatrix"
             plan.problems.append(
                 UsageError(

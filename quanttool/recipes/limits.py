@@ -1,5 +1,6 @@
 """What no mix and no rule may do: quantize a tensor that must stay, or cut a row where no block ends."""
 
+import re
 import tomllib
 from functools import cache
 from typing import Any
@@ -10,6 +11,8 @@ from ..errors import RecipeError
 from ..ggml_types import BY_NAME, GGMLType
 from .model_facts import n_dims
 
+TOKEN_EMBEDDINGS = ("token_embd.weight", "per_layer_token_embd.weight")
+
 
 @cache
 def _table(name: str) -> dict[str, Any]:
@@ -18,7 +21,17 @@ def _table(name: str) -> dict[str, Any]:
 
 @cache
 def _fallbacks() -> dict[str, str]:
-    return {wanted: taken for table in _table("fallbacks.toml").values() for wanted, taken in table.items()}
+    table = _table("fallbacks.toml")
+    return table["mainline"] | table["ik"]
+
+
+def matrix_rows(tensor: TensorInfo) -> int:
+    """Rows of one matrix (expert) of a tensor."""
+    return tensor.ne[1] if len(tensor.ne) > 1 else 1
+
+
+def is_token_embedding(tensor: TensorInfo) -> bool:
+    return tensor.name in TOKEN_EMBEDDINGS
 
 
 def reason_to_keep(tensor: TensorInfo, arch: str) -> str | None:
@@ -40,14 +53,23 @@ def reason_to_keep(tensor: TensorInfo, arch: str) -> str | None:
     return None
 
 
-def fallback(tensor: TensorInfo, wanted: GGMLType) -> GGMLType:
-    """The type that takes over where a row does not divide into blocks of `wanted`; `wanted` itself where it does.
+def unwoven(kind: GGMLType) -> GGMLType:
+    """The type whose rows a row-interleaved type (Q4_K_R4) weaves together; other types as they are."""
+    name = _table("fallbacks.toml")["unwoven"].get(kind.name, re.sub(r"_R\d+$", "", kind.name))
+    return BY_NAME[name] if kind.rows_interleaved > 1 else kind
 
+
+def fallback(tensor: TensorInfo, wanted: GGMLType) -> GGMLType:
+    """The type that takes over where a tensor's shape does not suit `wanted`; `wanted` itself where it does.
+
+    Rows that are woven together must come in whole groups, and those of token embeddings are looked up one by one.
     Raises RecipeError where no type is known to take over. The table is recipes/fallbacks.toml.
     """
+    if wanted.rows_interleaved > 1 and (matrix_rows(tensor) % wanted.rows_interleaved or is_token_embedding(tensor)):
+        wanted = unwoven(wanted)
     if tensor.n_cols % wanted.block_size == 0:
         return wanted
-    taken = _fallbacks().get(wanted.name)
+    taken = _fallbacks().get(unwoven(wanted).name)
     if taken is None and wanted.block_size > 32:
         raise RecipeError(
             f"{tensor.name}: rows are {tensor.n_cols} wide, {wanted} needs a multiple of {wanted.block_size} and "

@@ -12,14 +12,13 @@ from typing import Any
 from ..container import TensorInfo
 from ..errors import RecipeError, UsageError
 from ..ggml_types import BY_NAME, GGMLType, ggml_type
-from .limits import fallback, reason_to_keep
+from .limits import TOKEN_EMBEDDINGS, fallback, is_token_embedding, reason_to_keep
 from .mixes import Mix, find_mix, near_names
 from .model_facts import ModelFacts, in_layer_order
 from .rules import TensorRule, first_match
 
 # Types of files' other contents: no weights are stored in them.
 _NOT_FOR_WEIGHTS = {"I8", "I16", "I32", "I64", "F64", "Q8_1", "Q8_K"}
-TOKEN_EMBEDDINGS = ("token_embd.weight", "per_layer_token_embd.weight")
 OUTPUT = "output.weight"
 
 
@@ -103,14 +102,14 @@ def _choices(model: ModelFacts, tensors: list[TensorInfo], request: Request) -> 
         elif explicit := _explicit(tensor, request):
             yield explicit
         elif base.is_plain:
-            yield Choice(tensor, base, f"{base}: all weights")
+            yield _fitted(tensor, base, f"{base}: all weights")
         elif rule := first_match(request.rules, tensor.name):
             yield _fitted(tensor, rule.type, f"rule {rule.text}")
         elif applied is None:
             yield _fitted(tensor, base, f"{base}: all weights")
         else:
             chosen, reason = applied.choose(tensor)
-            if tied and tensor.name in TOKEN_EMBEDDINGS and request.output_type:
+            if tied and is_token_embedding(tensor) and request.output_type:
                 chosen, reason = request.output_type, "--output-tensor-type, the embeddings are the output too"
             yield _fitted(tensor, chosen, reason)
 
@@ -126,7 +125,7 @@ def _reason_to_copy(tensor: TensorInfo, model: ModelFacts, request: Request) -> 
 
 def _explicit(tensor: TensorInfo, request: Request) -> Choice | None:
     kind = option = None
-    if tensor.name in TOKEN_EMBEDDINGS and request.token_embedding_type:
+    if is_token_embedding(tensor) and request.token_embedding_type:
         # The per-layer table follows, unless a rule names it.
         if tensor.name == TOKEN_EMBEDDINGS[0] or not first_match(request.rules, tensor.name):
             kind, option = request.token_embedding_type, "--token-embedding-type"
@@ -134,9 +133,9 @@ def _explicit(tensor: TensorInfo, request: Request) -> Choice | None:
         kind, option = request.output_type, "--output-tensor-type"
     if kind is None:
         return None
-    if tensor.n_cols % kind.block_size:
+    if fallback(tensor, kind) is not kind:
         raise RecipeError(
-            f"{tensor.name}: rows are {tensor.n_cols} wide, {kind} of {option} needs a multiple of {kind.block_size}; "
+            f"{tensor.name}: {kind} of {option} does not suit its shape {list(tensor.ne)}: {_misfit(tensor, kind)}; "
             "choose another type"
         )
     return Choice(tensor, kind, option)
@@ -146,5 +145,12 @@ def _fitted(tensor: TensorInfo, wanted: GGMLType, reason: str) -> Choice:
     kind = fallback(tensor, wanted)
     if kind is wanted:
         return Choice(tensor, wanted, reason)
-    note = f"fallback from {wanted}: rows of {tensor.n_cols} do not divide by {wanted.block_size} ({reason})"
-    return Choice(tensor, kind, note, wanted)
+    return Choice(tensor, kind, f"fallback from {wanted}: {_misfit(tensor, wanted)} ({reason})", wanted)
+
+
+def _misfit(tensor: TensorInfo, wanted: GGMLType) -> str:
+    if tensor.n_cols % wanted.block_size:
+        return f"rows of {tensor.n_cols} do not divide by {wanted.block_size}"
+    if is_token_embedding(tensor):
+        return "rows of embeddings cannot be woven"
+    return f"it weaves {wanted.rows_interleaved} rows"

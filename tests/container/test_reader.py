@@ -174,6 +174,7 @@ HOSTILE = {
     "zero width": (gguf_bytes(tensors=[tensor(b"a", (0, 4), F32, 0)]), "shape"),
     "unknown type": (gguf_bytes(tensors=[tensor(b"a", (32,), 4, 0)]), "ggml type 4"),
     "broken block": (gguf_bytes(tensors=[tensor(b"a", (31,), Q8_0, 0)], data=bytes(64)), "multiple of 32"),
+    "broken group": (gguf_bytes(tensors=[tensor(b"a", (32, 6), 202, 0)], data=bytes(512)), "weaves 8 rows together"),
     "offset unaligned": (gguf_bytes(tensors=[tensor(b"a", (1,), F32, 4)], data=bytes(64)), "not a multiple of 32"),
     "offset beyond": (gguf_bytes(tensors=[tensor(b"a", (1,), F32, 1 << 60)], data=bytes(64)), "truncated"),
     "huge tensor": (gguf_bytes(tensors=[tensor(b"a", (HUGE, HUGE, HUGE, HUGE), F32, 0)], data=bytes(64)), "truncated"),

@@ -8,7 +8,7 @@ import pytest
 from quanttool.container import GGUFFile, GGUFWriter
 from quanttool.container.writer import copied
 from quanttool.errors import QuantizeError, UsageError
-from quanttool.formats import quantize_rows
+from quanttool.formats import BlockFormat, dequantize_rows, quantize_rows
 from quanttool.imatrix import load
 from quanttool.quantize.plan import make_plan
 from quanttool.quantize.run import run, slabs
@@ -93,11 +93,27 @@ def test_a_weight_too_large_for_f16_is_an_error(folder, tmp_path):
     quantize(tmp_path / "large.gguf", tmp_path / "out.gguf", "BF16")
 
 
-def test_problems_and_types_that_cannot_be_written_stop_before_the_work(folder, tmp_path):
-    for target, words in (("IQ1_S", "useless without an imatrix"), ("Q8_KV", "no quantizer")):
-        with pytest.raises(UsageError, match=words):
-            quantize(folder / "model.gguf", tmp_path / "out.gguf", target)
+def test_problems_stop_before_the_work(folder, tmp_path):
+    with pytest.raises(UsageError, match="useless without an imatrix"):
+        quantize(folder / "model.gguf", tmp_path / "out.gguf", "IQ1_S")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_types_that_are_only_read_stop_before_the_work(folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(BlockFormat, "can_quantize", False)
+    with pytest.raises(UsageError, match=r"output\.weight: BF16 can be read here, but not written"):
+        quantize(folder / "model.gguf", tmp_path / "out.gguf", "BF16")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_woven_types_are_the_base_types_woven_matrix_by_matrix(folder, tmp_path):
+    for target in ("IQ4_K", "IQ4_K_R4"):
+        quantize(folder / "model.gguf", tmp_path / f"{target}.gguf", target)
+    base, woven = (GGUFFile(tmp_path / f"{target}.gguf") for target in ("IQ4_K", "IQ4_K_R4"))
+    name = "blk.1.ffn_up_exps.weight"
+    assert woven.tensors[name].type.name == "IQ4_K_R4" and woven.tensors["token_embd.weight"].type.name == "IQ4_K"
+    values_of = (dequantize_rows(file.data(name), file.tensors[name].type.name, 512) for file in (base, woven))
+    np.testing.assert_array_equal(*values_of)
 
 
 def test_expert_rows_equal_those_of_each_expert_alone(folder, tmp_path):

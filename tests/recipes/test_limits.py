@@ -75,3 +75,18 @@ def test_fallbacks(wanted, width, taken):
 def test_no_fallback_is_an_error_with_a_remedy():
     with pytest.raises(RecipeError, match=r"a\.weight: rows are 96 wide, NVFP4 needs a multiple of 64 and has no fall"):
         fallback(tensor("a.weight", (96, 2)), BY_NAME["NVFP4"])
+
+
+@pytest.mark.parametrize(
+    ("name", "wanted", "ne", "taken"),
+    [
+        ("a.weight", "Q4_K_R4", (256, 8), "Q4_K_R4"), ("a.weight", "Q4_K_R4", (256, 6), "Q4_K"),
+        ("a.weight", "Q4_K_R4", (288, 8), "Q5_0"), ("a.weight", "Q8_K_R8", (256, 4), "Q8_0"),
+        ("a.weight", "BF16_R16", (31, 8), "BF16"), ("a.weight", "BF16_R16", (31, 32), "BF16_R16"),
+        ("a.weight", "Q4_0_R8", (32, 4, 2), "Q4_0"),  # groups do not reach over from one expert to the next
+        ("token_embd.weight", "IQ4_K_R4", (256, 8), "IQ4_K"),
+    ],
+)  # fmt: skip
+def test_rows_woven_together_come_in_whole_groups(name, wanted, ne, taken):
+    """ik_llama.cpp, src/llama-quantize.cpp: the type that is woven takes over, always so for token embeddings."""
+    assert fallback(tensor(name, ne), BY_NAME[wanted]).name == taken
