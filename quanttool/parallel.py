@@ -2,15 +2,16 @@
 
 import os
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from threading import Event, Lock
+from threading import Event, Lock, local
 from typing import TypeVar
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 _wanted: int | None = None
+_here = local()  # .share: how many threads work that runs in this thread may use in its turn
 
 
 def use_threads(threads: int | None) -> None:
@@ -25,7 +26,9 @@ def use_threads(threads: int | None) -> None:
 
 
 def default_threads() -> int:
-    """What `use_threads` asked for, or else the processors that this process may use."""
+    """What `use_threads` asked for, or else the processors that this process may use; inside of work, its share."""
+    if share := getattr(_here, "share", None):
+        return share
     if _wanted:
         return _wanted
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -42,7 +45,7 @@ def for_each_slab(work: Callable[[slice], None], n_rows: int, rows_per_slab: int
         for slab in slabs:
             work(slab)
         return
-    with ThreadPoolExecutor(threads) as pool:
+    with _pool(threads, threads) as pool:
         for future in [pool.submit(work, slab) for slab in slabs]:
             future.result()
 
@@ -52,6 +55,7 @@ def for_each(work: Callable[[Item], None], items: Iterable[Item], threads: int |
 
     The first error (of `work` or of the iterator) stops all threads after the item they are at, and is raised.
     """
+    threads = threads or default_threads()
     iterator, lock, stopped = iter(items), Lock(), Event()
     end = object()
 
@@ -63,24 +67,26 @@ def for_each(work: Callable[[Item], None], items: Iterable[Item], threads: int |
                 return
             work(item)
 
-    with ThreadPoolExecutor(threads or default_threads()) as pool:
+    with _pool(threads, threads) as pool:
         try:
-            for future in as_completed([pool.submit(take_and_work) for _ in range(threads or default_threads())]):
+            for future in as_completed([pool.submit(take_and_work) for _ in range(threads)]):
                 future.result()
         finally:  # Ctrl-C arrives here too
             stopped.set()
 
 
-def in_order(work: Callable[[Item], Result], items: Iterable[Item], threads: int | None = None) -> Iterator[Result]:
+def in_order(work: Callable[[Item], Result], items: Sequence[Item], threads: int | None = None) -> Iterator[Result]:
     """Results of `work(item)`, computed in `threads` threads, in the order of the items; the first error is raised.
 
-    At most one item more than there are threads is under way or waits to be fetched, so memory stays bounded.
+    At most one item more than there are threads is under way or waits to be fetched, so memory stays bounded. Fewer
+    items than threads share them: `default_threads()` tells each its part.
     """
-    threads = threads or default_threads()
-    if threads == 1:
+    total = threads or default_threads()
+    threads = min(total, len(items))
+    if threads <= 1:
         yield from map(work, items)
         return
-    pool = ThreadPoolExecutor(threads)
+    pool = _pool(threads, total)
     waiting: deque = deque()
     try:
         for item in items:
@@ -91,3 +97,8 @@ def in_order(work: Callable[[Item], Result], items: Iterable[Item], threads: int
             yield waiting.popleft().result()
     finally:
         pool.shutdown(cancel_futures=True)
+
+
+def _pool(threads: int, total: int) -> ThreadPoolExecutor:
+    """A pool whose work knows that it shares `total` threads with the others."""
+    return ThreadPoolExecutor(threads, initializer=lambda: setattr(_here, "share", max(1, total // threads)))

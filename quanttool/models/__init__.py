@@ -11,6 +11,7 @@ from ..container import GGUFFile
 from ..errors import ModelError
 from .config import Config
 from .model import Model
+from .products import Precision, check_precision
 
 __all__ = ["ARCHITECTURES", "Model", "load_model"]
 
@@ -35,12 +36,16 @@ ARCHITECTURES: dict[str, tuple[str, str]] = {
 }
 
 
-def load_model(path: str | os.PathLike) -> Model:
+def load_model(path: str | os.PathLike, precision: Precision = "f32") -> Model:
     """Open a model for the forward pass.
+
+    precision:  of the products with weights: "f32", or "bf16", faster, with both operands rounded to bfloat16 (see
+                `products.py`)
 
     Raises FileFormatError for a damaged file, ModelError for an unknown architecture, for a missing or odd metadata
     key, and for a tensor that is missing or has another shape than the metadata says.
     """
+    check_precision(precision)
     file = GGUFFile(path)
     architecture = Config(file).architecture
     if architecture not in ARCHITECTURES:
@@ -50,4 +55,4 @@ def load_model(path: str | os.PathLike) -> Model:
             "(quantize works on any architecture: it needs no forward pass)"
         )
     module, name = ARCHITECTURES[architecture]
-    return getattr(import_module(f".{module}", __package__), name)(file)
+    return getattr(import_module(f".{module}", __package__), name)(file, precision)

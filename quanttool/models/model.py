@@ -11,7 +11,6 @@ from .. import blas
 from ..container import GGUFFile
 from ..errors import ModelError, UsageError
 from ..formats import dequantize_rows
-from ..parallel import default_threads
 from .config import Config
 from .layers import ROWS_PER_BATCH, GatedFFN, RMSNorm
 from .moe import MoE
@@ -57,15 +56,17 @@ class Model:
     A subclass, one per architecture, gives its layers in `layer` and overrides what differs.
     """
 
-    def __init__(self, file: GGUFFile):
+    def __init__(self, file: GGUFFile, precision: str = "f32"):
         self.file, self.config = file, Config(file)
-        self.tensors = Tensors(file)
+        self.tensors = Tensors(file, precision)
+        # A rounding error may make a router choose another expert, which is no small error any more.
+        block_precision = "f32" if self.config.integer("expert_count", 0) else precision
         self.n_embd = self.config.n_embd
         self.n_vocab = self._vocabulary_size()
         self.output = self._output()
         self.output_norm = self.norm("output_norm")
         self.prepare(self.config, self.tensors)
-        self.blocks = [self.tensors.block(i) for i in range(self.config.n_layer)]
+        self.blocks = [self.tensors.block(i, block_precision) for i in range(self.config.n_layer)]
         self.layers = [self.layer(self.config, block, i) for i, block in enumerate(self.blocks)]
 
     def prepare(self, c: Config, t: Tensors) -> None:
@@ -125,7 +126,7 @@ class Model:
             for layer in self.layers
         ]
         done, total = 0, sum(len(batches) for plan in plans for _, batches in plan)
-        with self._watched_by(observer), blas.threads(self._blas_threads(n_chunks, n_ctx)):
+        with self._watched_by(observer), blas.threads(1):
             for i, (block, plan) in enumerate(zip(self.blocks, plans, strict=True)):
                 block.load()
                 for step, batches in plan:
@@ -150,7 +151,7 @@ class Model:
         """Logits of a few rows of hidden states: f32 [n, n_embd] -> f32 [n, n_vocab]."""
         hidden = np.ascontiguousarray(hidden, np.float32)
         with self._watched_by(observer), blas.threads(1):
-            logits = self.output.spread(hidden)
+            logits = self.output(hidden)
         return self.scale_logits(logits)
 
     @contextmanager
@@ -160,10 +161,6 @@ class Model:
             yield
         finally:
             self.tensors.watch.observer = None
-
-    def _blas_threads(self, n_chunks: int, n_ctx: int) -> int:
-        """One, unless there are fewer batches than threads."""
-        return max(1, default_threads() // len(_batches(n_chunks, ROWS_PER_BATCH // n_ctx)))
 
     def logits(self, tokens: ArrayLike) -> Array:
         """Logits of one sequence: i32 [n_tokens] -> f32 [n_tokens, n_vocab]."""
@@ -185,7 +182,7 @@ class Model:
             return
         bad = ~np.isfinite(x).all(axis=(1, 2))
         if bad.any():
-            damaged = [t.name for t in self.blocks[layer].linears if not np.isfinite(t.weight).all()]
+            damaged = [linear.name for linear in self.blocks[layer].linears if not linear.is_finite()]
             raise ModelError(
                 f"{self.file.path}: hidden states of chunk {first_chunk + int(bad.argmax())} are not finite after "
                 f"layer {layer}: {', '.join(damaged) or 'an expert, a norm or an embedded token'} holds NaN or "

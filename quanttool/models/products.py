@@ -10,7 +10,7 @@ number of threads and of rows. Elsewhere numpy's BLAS multiplies (bf16: the roun
 """
 
 from math import ceil, lcm
-from typing import Literal
+from typing import Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,7 +24,8 @@ from ..kernels.register_tile import TILE_COLS, TILE_ROWS
 from ..parallel import for_each, for_each_slab
 
 Array = NDArray[np.float32]
-PRECISIONS = ("f32", "bf16")
+Precision = Literal["f32", "bf16"]
+PRECISIONS: tuple[str, ...] = ("f32", "bf16")
 # How numbers are given to a kernel: one to a value; two to a value; or one, but rounded to what bfloat16 can hold.
 Packing = Literal["f32", "bf16 pairs", "bf16 in f32"]
 
@@ -38,14 +39,18 @@ def check_precision(precision: str) -> None:
         raise UsageError(f"unknown precision {precision!r}; known are {', '.join(PRECISIONS)}")
 
 
-def weight_for_products(
-    data: NDArray[np.uint8], type_name: str, n_cols: int, precision: str
-) -> "TiledWeight | BlasWeight":
+class Weight(Protocol):
+    """x @ weight.T, in several threads."""
+
+    def __call__(self, x: Array, threads: int = 1) -> Array:
+        """f32 [n, n_in] -> f32 [n, n_out]"""
+
+
+def weight_for_products(data: NDArray[np.uint8], type_name: str, n_cols: int, precision: str) -> Weight:
     """Get a weight ready for products: the fastest way that this processor has.
 
     data:       u8 [n_rows, row_bytes], of any type that can be dequantized
     precision:  "f32" or "bf16"
-    returns:    an object that is called with x f32 [n, n_cols] and gives x @ weight.T, f32 [n, n_rows]
     """
     packing: Packing = "f32"
     if precision == "bf16":
@@ -81,7 +86,7 @@ class TiledWeight:
             products.multiply(left, self.panels, panels.start, panels.stop, out[rows])
 
         parts = _parts(n_tiles, n_panels, threads)
-        if threads == 1:
+        if threads == 1:  # a pool of one thread would cost more than a small product
             for part in parts:
                 work(part)
         else:
@@ -90,13 +95,20 @@ class TiledWeight:
 
 
 class BlasWeight:
-    """A weight that numpy multiplies with."""
+    """A weight that numpy multiplies with; BLAS itself is expected to use one thread."""
 
     def __init__(self, data: NDArray[np.uint8], type_name: str, n_cols: int, packing: Packing):
         self.packing, self.rows = packing, weight_values(data, type_name, n_cols, packing)  # [n_out, n_in]
 
-    def __call__(self, x: Array) -> Array:  # [n, n_in] -> [n, n_out]
-        return packed(x, self.packing, len(x)) @ self.rows.T
+    def __call__(self, x: Array, threads: int = 1) -> Array:  # [n, n_in] -> [n, n_out]
+        left = packed(x, self.packing, len(x))
+        out = np.empty((len(x), len(self.rows)), np.float32)
+
+        def work(slab: slice) -> None:
+            np.matmul(left, self.rows[slab].T, out=out[:, slab])
+
+        for_each_slab(work, len(self.rows), ceil(len(self.rows) / threads), threads)
+        return out
 
 
 def weight_values(

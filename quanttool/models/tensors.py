@@ -5,19 +5,19 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from ..container import GGUFFile
 from ..errors import ModelError
 from ..formats import dequantize_rows
-from ..parallel import for_each_slab, in_order
+from ..parallel import default_threads, in_order
+from .products import Array, Weight, weight_for_products
 
-Array = NDArray[np.float32]
 # observer(tensor name, x f32 [n_rows, n_cols], expert or None): sees the input rows of every product with a weight
 Observer = Callable[[str, Array, int | None], None]
 
-
-OUTPUTS_PER_SLAB = 2048
+# Products whose results attention exponentiates, which magnifies errors: in float32 always. They are about a tenth of
+# all products, and would make a third of the error of a pass in bfloat16.
+EXPONENTIATED = {"attn_q", "attn_k", "attn_qkv"}
 
 
 class Watch:
@@ -62,15 +62,15 @@ class Watch:
 class Tensors:
     """The tensors of a model, or of one block of it: names are then given without "blk.3."."""
 
-    def __init__(self, file: GGUFFile, prefix: str = "", watch: Watch | None = None):
-        self.file, self.prefix, self.watch = file, prefix, watch or Watch()
+    def __init__(self, file: GGUFFile, precision: str, prefix: str = "", watch: Watch | None = None):
+        self.file, self.precision, self.prefix, self.watch = file, precision, prefix, watch or Watch()
         self.linears: list[Linear] = []  # what `load` expands
 
-    def block(self, index: int) -> "Tensors":
-        return Tensors(self.file, f"blk.{index}.", self.watch)
+    def block(self, index: int, precision: str) -> "Tensors":
+        return Tensors(self.file, precision, f"blk.{index}.", self.watch)
 
     def load(self) -> None:
-        """Expand the weights that were taken with `linear`."""
+        """Expand the weights that were taken with `linear` or `heads`."""
         for linear in self.linears:
             linear.load()
 
@@ -102,7 +102,9 @@ class Tensors:
     def linear(self, name: str, n_out: int, n_in: int) -> "Linear":
         """`name`.weight as a product, with `name`.bias where the file has one."""
         self.check(name + ".weight", n_out, n_in)
-        linear = Linear(self, self.prefix + name + ".weight", self.optional_vector(name + ".bias", n_out))
+        bias = self.optional_vector(name + ".bias", n_out)
+        precision = "f32" if name in EXPONENTIATED else self.precision
+        linear = Linear(self, self.prefix + name + ".weight", bias, precision)
         self.linears.append(linear)
         return linear
 
@@ -114,66 +116,67 @@ class Tensors:
     def heads(self, name: str, n: int, n_out: int, n_in: int) -> "Heads":
         """`name`.weight as one product per head."""
         self.check(name + ".weight", n, n_out, n_in)
-        heads = Heads(self, self.prefix + name + ".weight", n_out)
+        heads = Heads(self, self.prefix + name + ".weight", n, n_out, self.precision)
         self.linears.append(heads)
         return heads
 
-    def expand(self, name: str, rows: slice = slice(None), threads: int | None = None) -> Array:
-        """Rows of a tensor (full name) as f32 [n_rows, n_cols]; those of an F32 tensor are a view of the file."""
+    def expand(self, name: str) -> Array:
+        """A tensor (full name) as f32 [n_rows, n_cols]; that of an F32 tensor is a view of the file."""
         info = self.file.tensors[name]
-        data = self.file.data(name)[rows]
+        data = self.file.data(name)
         if info.type.name == "F32":
             return data.view(np.float32)
-        return dequantize_rows(data, info.type.name, info.n_cols, threads)
+        return dequantize_rows(data, info.type.name, info.n_cols)
+
+    def weight(self, name: str, precision: str, rows: slice = slice(None)) -> Weight:
+        """Rows of a tensor (full name), ready for products."""
+        info = self.file.tensors[name]
+        return weight_for_products(self.file.data(name)[rows], info.type.name, info.n_cols, precision)
 
 
 class Linear:
     """x @ weight.T + bias, with a weight that is expanded only between `load` and `release`."""
 
-    def __init__(self, tensors: Tensors, name: str, bias: Array | None):
-        self.name, self.bias, self._tensors = name, bias, tensors
-        self.weight: Array | None = None  # [n_out, n_in]
+    def __init__(self, tensors: Tensors, name: str, bias: Array | None, precision: str):
+        self.name, self.bias, self.precision, self._tensors = name, bias, precision, tensors
+        self._weight: Weight | None = None  # of [n_out, n_in]
 
     def load(self) -> None:
-        self.weight = self._tensors.expand(self.name)
+        self._weight = self._tensors.weight(self.name, self.precision)
 
     def release(self) -> None:
-        self.weight = None
+        self._weight = None
+
+    def is_finite(self) -> bool:
+        return bool(np.isfinite(self._tensors.expand(self.name)).all())
 
     def __call__(self, x: Array) -> Array:  # [..., n_in] -> [..., n_out]
-        if self.weight is None:
+        if self._weight is None:
             self.load()
         rows = x.reshape(-1, x.shape[-1])
         self._tensors.watch.see(self.name, rows)
-        out = rows @ self.weight.T
+        out = self._weight(rows, default_threads())
         if self.bias is not None:
             out += self.bias
         return out.reshape(*x.shape[:-1], out.shape[-1])
-
-    def spread(self, x: Array) -> Array:  # [n_rows, n_in] -> [n_rows, n_out]
-        """The same for a large weight without bias and few rows: its rows are spread over threads."""
-        if self.weight is None:
-            self.load()
-        self._tensors.watch.see(self.name, x)
-        out = np.empty((len(x), len(self.weight)), np.float32)
-
-        def work(slab: slice) -> None:
-            np.matmul(x, self.weight[slab].T, out=out[:, slab])
-
-        for_each_slab(work, len(self.weight), OUTPUTS_PER_SLAB)
-        return out if self.bias is None else out + self.bias
 
 
 class Heads(Linear):
     """One product per head, all in one tensor."""
 
-    def __init__(self, tensors: Tensors, name: str, n_out: int):
-        super().__init__(tensors, name, None)
-        self.n_out = n_out
+    def __init__(self, tensors: Tensors, name: str, n: int, n_out: int, precision: str):
+        super().__init__(tensors, name, None, precision)
+        self.rows = [slice(head * n_out, (head + 1) * n_out) for head in range(n)]
+
+    def load(self) -> None:
+        self._weights = [self._tensors.weight(self.name, self.precision, rows) for rows in self.rows]
+
+    def release(self) -> None:
+        self._weights = None
 
     def __call__(self, x: Array, head: int) -> Array:  # [n_rows, n_in] -> [n_rows, n_out]
         self._tensors.watch.see(self.name, x, head)
-        return x @ self.weight[head * self.n_out : (head + 1) * self.n_out].T
+        return self._weights[head](x, default_threads())
 
 
 class Experts:
@@ -186,8 +189,7 @@ class Experts:
     def __call__(self, x: Array, expert: int) -> Array:  # [n_rows, n_in] -> [n_rows, n_out]
         self._tensors.watch.see(self.name, x, expert)
         rows = slice(expert * self.n_out, (expert + 1) * self.n_out)
-        weight = self._tensors.expand(self.name, rows, threads=1)  # experts run in threads already
-        out = x @ weight.T
+        out = self._tensors.weight(self.name, self._tensors.precision, rows)(x, default_threads())
         if self.bias is not None:
             out += self.bias[expert]
         return out

@@ -7,11 +7,13 @@ import sys
 import numpy as np
 import pytest
 
+from quanttool.errors import UsageError
 from quanttool.models import load_model
 from tests.models import tiny
 
 FLOAT32 = 1e-9  # normalized squared difference; we measure 1e-13 to 3e-11
 HALF_PRECISION_GELU = 2e-7  # the reference takes GELU from a table in half precision; we measure 4e-9 to 7e-8
+BFLOAT16 = 1e-4  # we measure 2e-6 to 5e-5; other seeds gave up to 8.5e-5
 
 LIMITS = {
     "llama": FLOAT32,
@@ -62,3 +64,21 @@ def test_llama_with_the_data_that_ships(tmp_path, golden):
     reference = np.load(golden / "logits" / "llama.npz")
     model = load_model(tiny.write(tmp_path / "llama.gguf", *tiny.llama()))
     assert nmse(model.logits(reference["tokens"]), reference["logits"]) < LIMITS["llama"]
+
+
+@pytest.mark.parametrize("name", LIMITS)
+def test_logits_in_bf16(name, tiny_models, shared):
+    reference = np.load(shared / "golden" / "logits" / f"{name}.npz")
+    logits = load_model(tiny_models / f"{name}.gguf", "bf16").logits(reference["tokens"])
+    assert 1e-7 < nmse(logits, reference["logits"]) < BFLOAT16  # it is bf16, and good enough
+
+
+def test_llama_in_bf16_with_the_data_that_ships(tmp_path, golden):
+    reference = np.load(golden / "logits" / "llama.npz")
+    model = load_model(tiny.write(tmp_path / "llama.gguf", *tiny.llama()), "bf16")
+    assert 1e-7 < nmse(model.logits(reference["tokens"]), reference["logits"]) < BFLOAT16
+
+
+def test_an_unknown_precision(tmp_path):
+    with pytest.raises(UsageError, match=r"fp8.*f32, bf16"):
+        load_model(tiny.write(tmp_path / "llama.gguf", *tiny.llama()), "fp8")
