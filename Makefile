@@ -18,7 +18,7 @@ test: install
 	$(BIN)/python -m pytest
 
 demo: install
-	$(BIN)/python benchmarks/demo.py
+	$(BIN)/python -m benchmarks.demo
 
 lint: install
 	$(BIN)/ruff check .
