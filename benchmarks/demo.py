@@ -6,6 +6,7 @@ Every quantized file is made twice, without and with the imatrix, at the same si
 """
 
 import json
+import os
 import subprocess
 import sys
 import time
@@ -17,27 +18,21 @@ from quanttool.container import GGUFFile
 from quanttool.data_folders import data_folder
 
 ROOT = Path(__file__).parents[1]
-FOLDER = ROOT / "demo"
+FOLDER = Path("demo")
 CALIBRATION_CHUNKS, EVALUATION_CHUNKS = 48, 16
 # Every type as --pure, so that both files of a pair hold the same types and differ in their rounding alone.
-TYPES = ("Q4_0", "IQ4_NL", "Q4_1", "Q5_0")
+TYPES = ("Q4_0", "IQ4_NL", "Q5_0")
 
 
 def quanttool(*arguments: object, capture: bool = False) -> str:
     """Run one quanttool command, shown first as a person would type it."""
     words = [str(argument) for argument in arguments]
-    print("\n$ quanttool " + " ".join(shown(word) for word in words), flush=True)
+    print("\n$ quanttool " + " ".join(words), flush=True)
     command = [sys.executable, "-m", "quanttool", *words]
     done = subprocess.run(command, stdout=subprocess.PIPE if capture else None, text=True)
     if done.returncode:
         sys.exit(done.returncode)
     return done.stdout or ""
-
-
-def shown(word: str) -> str:
-    """A path as seen from here, where it lies below here."""
-    path = Path(word)
-    return str(path.relative_to(ROOT)) if path.is_absolute() and path.is_relative_to(ROOT) else word
 
 
 def bits_per_weight(path: Path) -> float:
@@ -57,6 +52,7 @@ def table_row(path: Path, perplexity: dict, kld: dict | None, same_top: dict | N
 
 
 def main() -> None:
+    os.chdir(ROOT)
     started = time.perf_counter()
     try:
         source = smollm2()
@@ -65,7 +61,7 @@ def main() -> None:
     print(f"SmolLM2-135M-Instruct is in {source} ({time.perf_counter() - started:.0f} s)")
     started = time.perf_counter()
     FOLDER.mkdir(exist_ok=True)
-    texts = data_folder("calibration")
+    texts = data_folder("calibration").relative_to(ROOT)
     imatrix = FOLDER / "smollm2.imatrix.gguf"
     quanttool("imatrix", "-m", source, "-f", texts / "calibration.txt", "--chunks", CALIBRATION_CHUNKS, "-o", imatrix)
 
@@ -93,7 +89,7 @@ def main() -> None:
         before, after = plain["mean_kld"]["value"], weighted["mean_kld"]["value"]
         name = Path(plain["model"]).stem.removeprefix("smollm2-")
         print(f"{name}: the imatrix changes the mean KLD by {100 * (after / before - 1):+.1f} % at the same size")
-    print(f"\nThe files are in {shown(str(FOLDER))}/. {time.perf_counter() - started:.0f} s after the download.")
+    print(f"\nThe files are in {FOLDER}/. {time.perf_counter() - started:.0f} s after the download.")
 
 
 if __name__ == "__main__":
