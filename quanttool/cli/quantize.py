@@ -94,8 +94,11 @@ def command(
         _show_plan(plan, as_json)
         return
 
+    from ..kernels.jit import nothing_compiled
     from ..quantize.run import run
 
+    if nothing_compiled():
+        note("first run: compiling kernels for this machine, a few seconds")
     started = time.monotonic()
     with progress_bar(f"{Path(output).name}", unit=" weights", scale=True) as progress:
         run(source, plan, output, imatrix, threads=threads, progress=progress)

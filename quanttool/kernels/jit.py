@@ -39,6 +39,11 @@ def _use_cache_folder() -> None:
 _use_cache_folder()
 
 
+def nothing_compiled() -> bool:
+    """Whether the cache is empty: then the kernels of this run take a few seconds to compile first."""
+    return not Path(numba.config.CACHE_DIR).is_dir()
+
+
 def processor_has(feature: str) -> bool:
     """Whether numba compiles for a processor with this feature, by LLVM's name ("avx512bf16")."""
     from numba.core.registry import cpu_target

@@ -121,6 +121,10 @@ def make_plan(
     _find_problems(plan, request, allow_requantize)
     if plan.n_fallbacks:
         plan.warnings.append(f"{plan.n_fallbacks} of {len(plan.tensors)} tensors required a fallback type")
+    foreign = {tensor.type for tensor in plan.tensors if tensor.type.origin != "llama.cpp"}
+    if foreign:
+        names = ", ".join(sorted(kind.name for kind in foreign))
+        plan.warnings.append(f"only ik_llama.cpp loads a file with {names}; llama.cpp does not know these types")
     if request.rules and request.target.base is not None and request.target.base.is_plain:
         plan.warnings.append(f"rules for tensor types have no effect on {request.target.name}")
     return plan
@@ -169,10 +173,9 @@ def _find_problems(plan: Plan, request: Request, allow_requantize: bool) -> None
         exempt = tensor.name in (*TOKEN_EMBEDDINGS, OUTPUT)
         if unwoven(tensor.type).name in needs_importance and not tensor.importance and not exempt:
             what = "the imatrix has no entry for it" if request.imatrix else "give one with --imatrix"
+            where = f" in {request.target.name}" if request.target.name != tensor.type.name else ""
             plan.problems.append(
-                UsageError(
-                    f"{tensor.name}: {tensor.type} is useless without an imatrix in {request.target.name}; {what}"
-                )
+                UsageError(f"{tensor.name}: {tensor.type} is useless without an imatrix{where}; {what}")
             )
         if not tensor.source.type.is_plain and not allow_requantize:
             plan.problems.append(

@@ -67,6 +67,12 @@ def test_rules_have_no_effect_on_plain_types_and_it_says_so(source):
     assert any("no effect on F16" in warning for warning in plan.warnings)
 
 
+def test_types_of_ik_llama_cpp_are_pointed_out(source):
+    warnings = plan_of(source, "IQ4_KS").warnings
+    assert any(w.startswith("only ik_llama.cpp loads a file with IQ4_KS") for w in warnings)
+    assert not any("ik_llama.cpp" in w for w in plan_of(source, "IQ4_XS").warnings)
+
+
 def test_metadata_in_the_order_of_llama_quantize(source):
     imatrix = full_imatrix()
     plan = plan_of(source, "IQ4_XS", imatrix)
@@ -97,7 +103,7 @@ def test_types_that_need_an_imatrix_stop_a_run_before_it_starts(source):
 
 def test_q2_k_needs_an_imatrix_only_in_q2_k_s(source):
     assert plan_of(source, "Q2_K").problems == [] and "Q2_K" in {t.type.name for t in plan_of(source, "Q2_K").tensors}
-    assert all("Q2_K is useless without" in str(p) for p in plan_of(source, "Q2_K_S").problems)
+    assert all("Q2_K is useless without an imatrix in Q2_K_S" in str(p) for p in plan_of(source, "Q2_K_S").problems)
     assert plan_of(source, "Q2_K_S").problems
 
 
