@@ -43,7 +43,6 @@ def quantize_rows(
         raise UsageError(f"unknown search {search!r}; known are {', '.join(SEARCHES)}")
     n_rows, n_cols = rows.shape
     out = np.empty((n_rows, fmt.type.row_bytes(n_cols)), np.uint8)
-    check_finite(rows)
     if importance is not None:
         importance = read_only(checked_importance(importance, n_cols))
     elif fmt.importance == "required":
@@ -52,6 +51,7 @@ def quantize_rows(
         importance = None
 
     def work(slab: slice) -> None:
+        check_finite(rows[slab], slab.start)
         fmt.quantize(rows[slab], importance, search, out[slab])
 
     for_each_slab(work, n_rows, rows_per_slab(n_cols, fmt.type.rows_interleaved), threads)

@@ -200,20 +200,23 @@ def unary(codegen_one, result=None):
     return typed
 
 
-def llvm_function(name, result):
+def llvm_function(name, result, flags=()):
     """Call of an LLVM intrinsic that takes one vector, by its full name."""
 
     def call(builder, values):
         function = cgutils.get_or_insert_function(builder.module, ir.FunctionType(result, [values.type]), name)
-        return builder.call(function, [values])
+        return builder.call(function, [values], fastmath=flags)
 
     return call
 
 
 square_root = intrinsic(unary(llvm_function(f"llvm.sqrt.v{LANES}f32", vector(F32))))
 magnitude = intrinsic(unary(llvm_function(f"llvm.fabs.v{LANES}f32", vector(F32))))
-largest_lane = intrinsic(unary(llvm_function(f"llvm.vector.reduce.fmax.v{LANES}f32", F32), types.float32))
-smallest_lane = intrinsic(unary(llvm_function(f"llvm.vector.reduce.fmin.v{LANES}f32", F32), types.float32))
+largest_lane = intrinsic(unary(llvm_function(f"llvm.vector.reduce.fmax.v{LANES}f32", F32, ("nnan",)), types.float32))
+smallest_lane = intrinsic(unary(llvm_function(f"llvm.vector.reduce.fmin.v{LANES}f32", F32, ("nnan",)), types.float32))
+mask_bits = intrinsic(
+    unary(lambda builder, mask: builder.zext(builder.bitcast(mask, ir.IntType(LANES)), I32), types.int32)
+)
 any_lane = intrinsic(unary(llvm_function(f"llvm.vector.reduce.or.v{LANES}i1", BIT), types.boolean))
 float_lanes = intrinsic(unary(lambda builder, values: builder.sitofp(values, vector(F32)), FLOATS))
 int_lanes = intrinsic(unary(lambda builder, values: builder.fptosi(values, vector(I32)), INTS))

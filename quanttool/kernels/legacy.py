@@ -6,7 +6,7 @@ Low nibbles hold the first 16 values, high nibbles the second 16; fifth bits are
 import numpy as np
 
 from .jit import helper, kernel
-from .lanes import int_lanes, larger, largest_lane, load, magnitude, select, smaller, smallest_lane, store
+from .lanes import int_lanes, larger, largest_lane, load, magnitude, mask_bits, select, smaller, smallest_lane, store
 from .rounding import ALMOST_HALF, load_f16, store_f16, within_f16
 
 HALF = np.float32(0.5)
@@ -35,14 +35,16 @@ def symmetric_range(blocks, n, codes, d):
         extreme = largest if largest > -smallest else smallest
         if largest == -smallest:
             extreme = first_of_magnitude(blocks[b], largest) if largest > 0 else np.float32(0)  # never -0
-        d[b] = extreme / np.float32(-n)
-        inverse = finite_inverse(d[b])
+        scale = extreme / np.float32(-n)
+        inverse = finite_inverse(scale)
         store(codes, (b, 0), int_lanes(smaller(low * inverse + shift, 2 * n - 1)))
         store(codes, (b, 16), int_lanes(smaller(high * inverse + shift, 2 * n - 1)))
+        d[b] = scale
 
 
 @helper
 def first_of_magnitude(values, magnitude):
+    """The first of the values with this magnitude."""
     for value in values:
         if abs(value) == magnitude:
             return value
@@ -58,13 +60,14 @@ def affine_range(blocks, max_code, codes, d, m):
     """
     for b in range(blocks.shape[0]):
         low, high = load(blocks, (b, 0)), load(blocks, (b, 16))
-        m[b] = smallest_lane(smaller(low, high))
-        if m[b] == 0:  # of 0 and -0, the one that comes first
-            m[b] = first_of_magnitude(blocks[b], m[b])
-        d[b] = abs(largest_lane(larger(low, high)) - m[b]) / np.float32(max_code)
-        inverse = finite_inverse(d[b])
-        store(codes, (b, 0), int_lanes(smaller((low - m[b]) * inverse + HALF, max_code)))
-        store(codes, (b, 16), int_lanes(smaller((high - m[b]) * inverse + HALF, max_code)))
+        minimum = smallest_lane(smaller(low, high))
+        if minimum == 0:  # of 0 and -0, the one that comes first
+            minimum = first_of_magnitude(blocks[b], minimum)
+        scale = abs(largest_lane(larger(low, high)) - minimum) / np.float32(max_code)
+        inverse = finite_inverse(scale)
+        store(codes, (b, 0), int_lanes(smaller((low - minimum) * inverse + HALF, max_code)))
+        store(codes, (b, 16), int_lanes(smaller((high - minimum) * inverse + HALF, max_code)))
+        d[b], m[b] = scale, minimum
 
 
 # --- bytes -----------------------------------------------------------------------------------------------------------
@@ -79,11 +82,10 @@ def nibbles(codes, b):
 @helper
 def store_fifth_bits(codes, b, out, at):
     """Bit 4 of 32 codes, as four bytes."""
-    for k in range(4):
-        bits = np.uint8(0)
-        for j in range(8):
-            bits |= ((codes[b, 8 * k + j] >> 4) & 1) << j
-        out[b, at + k] = bits
+    for k in range(2):
+        bits = mask_bits(load(codes, (b, 16 * k)) > 15)
+        out[b, at + 2 * k] = np.uint8(bits & 0xFF)
+        out[b, at + 2 * k + 1] = np.uint8(bits >> 8)
 
 
 @kernel
