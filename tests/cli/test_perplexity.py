@@ -115,3 +115,19 @@ def test_nan_in_the_model_is_an_error(run, text, tmp_path):
     model = tiny.write(tmp_path / "nan.gguf", metadata | tiny.ascii_tokenizer(), tensors)
     result = run("perplexity", "-m", model, "-f", text, "-c", 32)
     assert result.code == 1 and "logits are not finite" in result.err
+
+
+def test_divergence_of_a_quantized_file_is_what_llama_perplexity_measured(run, shared, smollm2_768, tmp_path):
+    """The first chunk of the reference table: its base file had not yet cut off any token there."""
+    quantized = tmp_path / "quantized.gguf"
+    assert run("quantize", smollm2_768, quantized, "Q4_0").code == 0
+    text = tmp_path / "text.txt"
+    text.write_text((shared / "data" / "wiki.test.raw").read_text()[:20000])
+    found = run("perplexity", "-m", quantized, "--base-model", smollm2_768, "-f", text, "--chunks", 1).out
+    theirs = (shared / "golden" / "kld" / "s768-Q4_0-vs-f32-4chunks.txt").read_text()
+
+    def first_chunk(printed):
+        line = next(line for line in printed.splitlines() if line.startswith("   1  "))
+        return [float(number) for number in re.findall(r"-?\d+\.\d+", line)]
+
+    assert first_chunk(found) == pytest.approx(first_chunk(theirs), rel=2e-3)
