@@ -15,14 +15,9 @@ _here = local()  # .share: how many threads work that runs in this thread may us
 
 
 def use_threads(threads: int | None) -> None:
-    """Make `threads` the default of this process; None: all processors.
-
-    numpy's matrix products follow only if numpy was not imported before: OpenBLAS reads its setting once.
-    """
+    """Make `threads` the default of this process; None: all processors."""
     global _wanted
     _wanted = threads
-    if threads:
-        os.environ["OPENBLAS_NUM_THREADS"] = str(threads)
 
 
 def default_threads() -> int:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ..errors import UsageError
-from .console import json_option, note, print_json, print_table, threads_option
+from .console import json_option, note, print_json, print_table, threads_option, warn
 from .imatrix_run import Run, provenance
 from .texts import read_tokens, text_options
 
@@ -103,6 +103,7 @@ def command(
             summary |= {"perplexity": perplexity.estimate._asdict(), "running": perplexity.running().tolist()}
     else:
         result = merge(earlier, in_files)
+    _warn_of_unreached_experts(result)
     if output:
         save(result, output, output_format)
         Path(f"{output}.checkpoint").unlink(missing_ok=True)
@@ -123,6 +124,18 @@ def _check_request(model_path, files, in_files, output, show_statistics) -> None
         raise UsageError("no text to run; give one with -f FILE")
     if not output and not (show_statistics and not files):
         raise UsageError("no file to write; give one with -o OUT")
+
+
+def _warn_of_unreached_experts(imatrix: "Imatrix") -> None:
+    gaps = {name: int((entry.counts == 0).sum()) for name, entry in imatrix.entries.items()}
+    gaps = {name: n for name, n in gaps.items() if n}
+    if gaps:
+        worst = max(gaps, key=gaps.get)
+        most = f"{gaps[worst]} of {len(imatrix.entries[worst].counts)}"
+        warn(
+            f"the text never reached {sum(gaps.values())} experts of {len(gaps)} weights (most in {worst}: {most}); "
+            "all their channels will count the same. A longer text helps"
+        )
 
 
 def _described(imatrix: "Imatrix") -> dict[str, Any]:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from quanttool.container import GGUFFile
-from quanttool.imatrix import Entry, load, save
+from quanttool.imatrix import Entry, Imatrix, load, save
 from quanttool.models import Model
 from tests.models import tiny
 
@@ -137,6 +137,18 @@ def test_files_of_different_models_are_not_merged(run, tiny_model, text, tmp_pat
     result = run("imatrix", "--in-file", tmp_path / "a", "--in-file", tmp_path / "b", "-o", tmp_path / "c")
     assert result.code == 1 and "b: blk.0.attn_q.weight has 100 channels, 256 in the files before" in result.err
     assert not (tmp_path / "c").exists()
+
+
+def test_experts_without_data_are_counted_in_a_warning(run, tmp_path):
+    counts = [np.array([5, 0, 3, 0]), np.array([0, 1, 3, 4]), np.array([1, 1, 3, 3])]
+    data = Imatrix(
+        {f"blk.{i}.ffn_up_exps.weight": Entry(np.ones((4, 8)), c) for i, c in enumerate(counts)}, ["t"], 1, 8
+    )
+    save(data, tmp_path / "a")
+    result = run("imatrix", "--in-file", tmp_path / "a", "-o", tmp_path / "b")
+    expected = "never reached 3 experts of 2 weights (most in blk.0.ffn_up_exps.weight: 2 of 4)"
+    assert result.code == 0 and expected in result.err
+    assert load(tmp_path / "b").entries["blk.0.ffn_up_exps.weight"].counts.tolist() == [5, 0, 3, 0]
 
 
 def test_show_statistics(run, tiny_model, text, tmp_path):
