@@ -1,0 +1,1 @@
+"""Quantizing a file: the plan (pure) and the run that carries it out."""
