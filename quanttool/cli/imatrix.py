@@ -13,6 +13,7 @@ from .texts import read_tokens, text_options
 
 if TYPE_CHECKING:
     from ..imatrix import Imatrix
+    from ..imatrix.statistics import ExpertHits
 
 
 @click.command("imatrix")
@@ -149,11 +150,11 @@ def _described(imatrix: "Imatrix") -> dict[str, Any]:
 
 
 def _statistics(imatrix: "Imatrix", as_json: bool) -> dict[str, Any]:
-    """Statistics of weights and layers, for JSON; printed as two tables otherwise."""
-    from ..imatrix.statistics import layer_statistics, weight_statistics
+    """Statistics of weights, layers and experts, for JSON; printed as tables otherwise."""
+    from ..imatrix.statistics import expert_hits, layer_statistics, weight_statistics
 
     weights = weight_statistics(imatrix)
-    layers = layer_statistics(weights)
+    layers, experts = layer_statistics(weights), expert_hits(imatrix)
     if not as_json:
         columns = (
             ">layer", "weight", ">Σ(act²)", ">min", ">max", ">μ", ">σ", ">% active", ">N", ">entropy", ">E (norm)",
@@ -171,4 +172,20 @@ def _statistics(imatrix: "Imatrix", as_json: bool) -> dict[str, Any]:
         print_table(columns, rows, "Weights")
         rows = [[str(x.layer), f"{x.total:.2f}", f"{100 * x.outliers:.4f} %", f"{x.cosine:.4f}"] for x in layers]
         print_table((">layer", ">Σ(act²)", ">ZD", ">cos"), rows, "Layers, averaged over channels")
-    return {"weight_statistics": [asdict(w) for w in weights], "layer_statistics": [asdict(x) for x in layers]}
+    if experts and not as_json:
+        _print_experts(experts)
+    return {
+        "weight_statistics": [asdict(w) for w in weights],
+        "layer_statistics": [asdict(x) for x in layers],
+        "expert_hits": [asdict(x) for x in experts],
+    }
+
+
+def _print_experts(experts: "list[ExpertHits]") -> None:
+    rows = []
+    for layer in experts:
+        hits = sorted(layer.hits)
+        numbers = (layer.layer, len(hits), layer.unreached, hits[0], hits[len(hits) // 2], hits[-1])
+        rows.append([*map(str, numbers), f"{100 * layer.balance:.2f} %"])
+    columns = (">layer", ">experts", ">unreached", ">fewest hits", ">median", ">most hits", ">balance")
+    print_table(columns, rows, "Experts, by tokens routed to them")

@@ -55,6 +55,36 @@ class LayerStatistics:
     cosine: float
 
 
+@dataclass(frozen=True)
+class ExpertHits:
+    """How the text's tokens were spread over the experts of a block.
+
+    hits:     tokens routed to each expert
+    balance:  entropy of the hits relative to equal shares, 0 to 1
+    """
+
+    layer: int
+    hits: list[int]
+    balance: float
+
+    @property
+    def unreached(self) -> int:
+        return self.hits.count(0)
+
+
+def expert_hits(imatrix: Imatrix) -> list[ExpertHits]:
+    """One line per block that has experts: the expert weights of a block all see the same tokens."""
+    layers: dict[int, NDArray[np.int64]] = {}
+    for name, entry in imatrix.entries.items():
+        block = _BLOCK.match(name)
+        if block and len(entry.counts) > 1:
+            layers.setdefault(int(block[1]), entry.counts)
+    return [
+        ExpertHits(layer, counts.tolist(), _entropy(counts) / float(np.log2(len(counts))))
+        for layer, counts in sorted(layers.items())
+    ]
+
+
 def weight_statistics(imatrix: Imatrix) -> list[WeightStatistics]:
     """Statistics of every weight that has data, by kind, the largest total first.
 
@@ -96,7 +126,6 @@ def _means(entry: Entry) -> NDArray[np.float64]:
 
 def _moments(values: NDArray[np.float64]) -> dict[str, float]:
     total, mean, sigma = values.sum(), values.mean(), values.std()
-    p = values[values > 0] / total if total > 0 else np.ones(1)
     return {
         "total": float(total),
         "minimum": float(values.min()),
@@ -105,9 +134,16 @@ def _moments(values: NDArray[np.float64]) -> dict[str, float]:
         "sigma": float(sigma),
         "active": float((values > ACTIVE_ABOVE).mean()),
         "n": values.size,
-        "entropy": float(-(p * np.log2(p)).sum()),
+        "entropy": _entropy(values),
         "outliers": float((values > mean + sigma).mean()) if sigma > 0 else 0.0,
     }
+
+
+def _entropy(values: NDArray) -> float:
+    """Entropy of the values' shares of their sum, in bits; 0 if they are all 0."""
+    positive = values[values > 0]
+    p = positive / positive.sum()
+    return float(-(p * np.log2(p)).sum()) if len(p) > 1 else 0.0
 
 
 def _cosine(a: Entry, b: Entry) -> float | None:

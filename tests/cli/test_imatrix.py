@@ -149,6 +149,8 @@ def test_experts_without_data_are_counted_in_a_warning(run, tmp_path):
     expected = "never reached 3 experts of 2 weights (most in blk.0.ffn_up_exps.weight: 2 of 4)"
     assert result.code == 0 and expected in result.err
     assert load(tmp_path / "b").entries["blk.0.ffn_up_exps.weight"].counts.tolist() == [5, 0, 3, 0]
+    table = run("imatrix", "--in-file", tmp_path / "b", "--show-statistics").out
+    assert re.search(r"\n +0 +4 +2 +0 +3 +5 +47.72 %", table) and re.search(r"\n +2 +4 +0 +1 +3 +3 +90.56 %", table)
 
 
 def test_show_statistics(run, tiny_model, text, tmp_path):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from quanttool.imatrix import Entry, Imatrix, load
-from quanttool.imatrix.statistics import layer_statistics, weight_statistics
+from quanttool.imatrix.statistics import expert_hits, layer_statistics, weight_statistics
 
 # layer, weight, then the columns of llama-imatrix --show-statistics for golden/imatrix/s768-4chunks.gguf
 PRINTED = """
@@ -71,6 +71,17 @@ def test_layers_count_by_channels():
     assert layer.layer == 1
     assert layer.total == pytest.approx((40 * up.total + 20 * experts.total) / 60)
     assert layer.cosine == pytest.approx(40 * up.cosine / 60)
+
+
+def test_hits_per_expert():
+    (layer,) = expert_hits(example())
+    assert (layer.layer, layer.hits, layer.unreached) == (1, [4, 0, 9], 1)
+    entropy = -(4 / 13 * math.log2(4 / 13) + 9 / 13 * math.log2(9 / 13))
+    assert layer.balance == pytest.approx(entropy / math.log2(3))
+    even = Imatrix({"blk.3.ffn_up_exps.weight": Entry(np.ones((4, 2)), np.full(4, 7))})
+    assert expert_hits(even)[0].balance == pytest.approx(1)
+    one = Imatrix({"blk.3.ffn_up_exps.weight": Entry(np.ones((2, 2)), np.array([0, 7]))})
+    assert expert_hits(one)[0].balance == 0
 
 
 def test_order_and_names_outside_blocks():
