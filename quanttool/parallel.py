@@ -51,6 +51,10 @@ def for_each(work: Callable[[Item], None], items: Iterable[Item], threads: int |
     The first error (of `work` or of the iterator) stops all threads after the item they are at, and is raised.
     """
     threads = threads or default_threads()
+    if threads == 1:
+        for item in items:
+            work(item)
+        return
     iterator, lock, stopped = iter(items), Lock(), Event()
     end = object()
 

@@ -6,14 +6,12 @@ from math import sqrt
 import numpy as np
 
 from ..kernels import nn
+from .attention import NO_WINDOW, attend
 from .config import Config
 from .rope import Rope
 from .tensors import Array, Tensors
 
 ROWS_PER_BATCH = 512  # rows that go through a step at a time, per thread: enough for BLAS, few enough for the cache
-QUERY_BLOCK = 128  # queries whose scores are held at once: fewer waste less on keys past the diagonal
-NO_SINK = np.float32(-1e30)
-NO_WINDOW = 1 << 30
 
 
 class RMSNorm:
@@ -44,33 +42,6 @@ class LayerNorm:
         n = x.shape[-1]
         nn.layer_norm(x.reshape(-1, n), self.weight, self.bias, self.eps, out.reshape(-1, n))
         return out
-
-
-def attend(
-    q: Array,  # [n_seq, n_ctx, n_head, head_size]
-    k: Array,  # [n_seq, n_ctx, n_head_kv, head_size]
-    v: Array,  # [n_seq, n_ctx, n_head_kv, head_size_v]
-    scale: float,
-    window: int = NO_WINDOW,  # how many keys a query sees, itself included
-    soft_cap: float = 0.0,
-    sinks: Array | None = None,  # [n_head]
-) -> Array:  # [n_seq, n_ctx, n_head, head_size_v]
-    """Causal attention of each sequence to itself; query head h looks at key-value head h // (n_head / n_head_kv)."""
-    n_seq, n_ctx, n_head, _ = q.shape
-    group = n_head // k.shape[2]
-    out = np.empty((n_seq, n_ctx, n_head, v.shape[3]), np.float32)
-    for seq in range(n_seq):
-        for head in range(n_head):
-            sink = NO_SINK if sinks is None else sinks[head]
-            for start in range(0, n_ctx, QUERY_BLOCK):
-                stop = min(start + QUERY_BLOCK, n_ctx)
-                first = max(0, start + 1 - window)  # the first key that a query of the block sees
-                scores = q[seq, start:stop, head] @ k[seq, first:stop, head // group].T
-                if soft_cap:
-                    nn.soft_cap(scores, np.float32(scale), np.float32(soft_cap))
-                nn.causal_softmax(scores, start - first, window, np.float32(1 if soft_cap else scale), sink)
-                np.matmul(scores, v[seq, first:stop, head // group], out=out[seq, start:stop, head])
-    return out
 
 
 class Attention:

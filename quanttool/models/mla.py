@@ -9,8 +9,9 @@ from math import sqrt
 
 import numpy as np
 
+from .attention import attend
 from .config import Config
-from .layers import RMSNorm, attend
+from .layers import RMSNorm
 from .rope import Rope, log_scale
 from .tensors import Array, Tensors
 

@@ -85,12 +85,7 @@ class TiledWeight:
             left = packed(x[rows], self.packing, rows.stop - rows.start)
             products.multiply(left, self.panels, panels.start, panels.stop, out[rows])
 
-        parts = _parts(n_tiles, n_panels, threads)
-        if threads == 1:  # a pool of one thread would cost more than a small product
-            for part in parts:
-                work(part)
-        else:
-            for_each(work, parts, threads)
+        for_each(work, _parts(n_tiles, n_panels, threads), threads)
         return np.ascontiguousarray(out[: len(x), : self.n_out])  # a copy only where a panel is not full
 
 
