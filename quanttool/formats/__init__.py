@@ -42,6 +42,7 @@ def quantize_rows(
     if search not in SEARCHES:
         raise UsageError(f"unknown search {search!r}; known are {', '.join(SEARCHES)}")
     n_rows, n_cols = rows.shape
+    check_whole_groups(fmt, n_rows)
     out = np.empty((n_rows, fmt.type.row_bytes(n_cols)), np.uint8)
     if importance is not None:
         importance = read_only(checked_importance(importance, n_cols))
@@ -74,6 +75,7 @@ def dequantize_rows(data: ArrayLike, type_name: str, n_cols: int, threads: int |
         raise UsageError(
             f"{fmt.name} rows of {n_cols} values take {row_bytes} bytes, got data of shape {list(data.shape)}"
         )
+    check_whole_groups(fmt, len(data))
     out = np.empty((data.shape[0], n_cols), np.float32)
 
     def work(slab: slice) -> None:
@@ -94,6 +96,12 @@ def rows_per_slab(n_cols: int, multiple: int = 1) -> int:
     """Rows of about SLAB_VALUES values, a multiple of the rows that the type weaves together."""
     rows = max(1, SLAB_VALUES // max(n_cols, 1))
     return max(multiple, rows // multiple * multiple)
+
+
+def check_whole_groups(fmt: BlockFormat, n_rows: int) -> None:
+    """Raise UsageError if rows would be left over from the groups that the type weaves together."""
+    if n_rows % fmt.type.rows_interleaved:
+        raise UsageError(f"{fmt.name} weaves {fmt.type.rows_interleaved} rows together, got {n_rows} rows")
 
 
 def check_finite(rows: NDArray[np.float32], first_row: int = 0) -> None:
