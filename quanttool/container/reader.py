@@ -248,11 +248,18 @@ class GGUFFile:
         flat = np.frombuffer(self._map, np.uint8, tensor.n_bytes, self.data_start + tensor.offset)
         return flat.reshape(tensor.n_rows, tensor.row_bytes)
 
+    def will_need(self, name: str) -> None:
+        """Have the system start to read a tensor, without waiting for it."""
+        tensor = self.tensors[name]
+        self._advise("MADV_WILLNEED", self.data_start + tensor.offset, tensor.n_bytes)
+
     def release(self, name: str, first_row: int, n_rows: int) -> None:
         """Let the system take back the memory of rows that were read; they are read anew when touched again."""
         tensor = self.tensors[name]
         start = self.data_start + tensor.offset + first_row * tensor.row_bytes
-        end = start + n_rows * tensor.row_bytes
-        start = start // mmap.PAGESIZE * mmap.PAGESIZE
-        if advice := getattr(mmap, "MADV_DONTNEED", None):  # not on every platform
-            self._map.madvise(advice, start, end - start)
+        self._advise("MADV_DONTNEED", start, n_rows * tensor.row_bytes)
+
+    def _advise(self, advice: str, start: int, n_bytes: int) -> None:
+        page = start // mmap.PAGESIZE * mmap.PAGESIZE
+        if hasattr(mmap, advice):  # not on every platform
+            self._map.madvise(getattr(mmap, advice), page, start + n_bytes - page)

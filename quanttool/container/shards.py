@@ -79,6 +79,10 @@ class ShardedGGUF:
         """Bytes of a tensor, u8 [n_rows, row_bytes]; see `GGUFFile.data`."""
         return self._file_of[name].data(name)
 
+    def will_need(self, name: str) -> None:
+        """See `GGUFFile.will_need`."""
+        self._file_of[name].will_need(name)
+
     def release(self, name: str, first_row: int, n_rows: int) -> None:
         """See `GGUFFile.release`."""
         self._file_of[name].release(name, first_row, n_rows)

@@ -2,13 +2,12 @@
 
 import numpy as np
 
-from .jit import fast_kernel, helper
-from .nn import exp
+from .jit import fast_kernel
+from .nn import softmax
 from .register_tile import TILE_COLS, TILE_ROWS, add_product
 
 BLOCK_ROWS = 4 * TILE_ROWS  # queries at a time: their scores stay in the cache, and few of them are only masked
-ZERO, ONE, TWO = np.float32(0), np.float32(1), np.float32(2)
-LOWEST = np.int32(-(1 << 31))
+ZERO = np.float32(0)
 
 
 @fast_kernel
@@ -32,44 +31,13 @@ def attend(q, keys, values, window, cap, sink, out):
                 add_product(queries[row:], keys[key // TILE_COLS], q.shape[1], scores[row:, key:])
         for row in range(stop - start):
             after = start + row + 1
-            weigh(scores[row, first:stop], max(0, after - window - first), after - first, cap, sink)
+            seen = max(first, after - window)
+            scores[row, first:seen] = ZERO
+            softmax(scores[row, seen:after], cap, sink)
+            scores[row, after:stop] = ZERO
         for panel in range(values.shape[0]):
             column = panel * TILE_COLS
             for row in range(0, stop - start, TILE_ROWS):
                 mixed[row : row + TILE_ROWS, column : column + TILE_COLS] = ZERO
                 add_product(scores[row:, first:], values[panel, first:], stop - first, mixed[row:, column:])
         out[start:stop] = mixed[: stop - start, : out.shape[1]]
-
-
-@fast_kernel
-def weigh(scores, start, stop, cap, sink):
-    """Softmax of scores[start:stop] in place; the others become 0. f32 [n]"""
-    seen = scores[start:stop]
-    if cap > ZERO:
-        for i in range(seen.shape[0]):
-            seen[i] = cap - TWO * cap / (ONE + exp(seen[i] * (TWO / cap)))
-    highest = LOWEST
-    for i in range(seen.shape[0]):
-        highest = max(highest, in_order(seen[i]))
-    top = max(float_in_order(highest), sink)
-    total = exp(sink - top)
-    for i in range(seen.shape[0]):
-        seen[i] = exp(seen[i] - top)
-        total += seen[i]
-    for i in range(seen.shape[0]):
-        seen[i] *= ONE / total
-    scores[:start] = ZERO
-    scores[stop:] = ZERO
-
-
-@helper
-def in_order(x):
-    """The bits of f32 x as an i32 that is ordered as the numbers are: LLVM makes vector code of its maximum only."""
-    bits = np.float32(x).view(np.int32)
-    return np.int32(bits ^ ((bits >> np.int32(31)) & np.int32(0x7FFFFFFF)))
-
-
-@helper
-def float_in_order(key):
-    """The f32 whose `in_order` is i32 `key`."""
-    return np.int32(key ^ ((key >> np.int32(31)) & np.int32(0x7FFFFFFF))).view(np.float32)

@@ -15,6 +15,7 @@ LN2_HIGH = np.float32(0.693359375)  # ln 2 in two parts: the first has few bits,
 LN2_LOW = np.float32(-2.12194440e-4)
 EXP_MIN, EXP_MAX = np.float32(-87.0), np.float32(88.0)  # beyond, 2^k leaves the normal float32 numbers
 MIN_EXPONENT = np.float32(-127.0)
+LOWEST = np.int32(-(1 << 31))
 # exp(r) = 1 + r + r^2 p(r) for |r| <= ln(2) / 2 (Cephes, expf.c): relative error below 3e-7
 EXP_5, EXP_4, EXP_3 = np.float32(1.9875691500e-4), np.float32(1.3981999507e-3), np.float32(8.3334519073e-3)
 EXP_2, EXP_1 = np.float32(4.1665795894e-2), np.float32(1.6666665459e-1)
@@ -99,35 +100,52 @@ def rope_halves(x, cos, sin):
                 x[t, head, i + half] = a * s[i] + b * c[i]
 
 
-@fast_kernel
-def soft_cap(scores, scale, cap):
-    """scores = cap * tanh(scale * scores / cap), in place; f32 [n_rows, n]."""
-    for row in range(scores.shape[0]):
-        for i in range(scores.shape[1]):
-            scores[row, i] = cap - TWO * cap / (ONE + exp(scores[row, i] * (TWO * scale / cap)))
+@helper
+def in_order(x):
+    """The bits of f32 x as an i32 that is ordered as the numbers are: LLVM makes vector code of its maximum only."""
+    bits = np.float32(x).view(np.int32)
+    return np.int32(bits ^ ((bits >> np.int32(31)) & np.int32(0x7FFFFFFF)))
+
+
+@helper
+def float_in_order(key):
+    """The f32 whose `in_order` is i32 `key`."""
+    return np.int32(key ^ ((key >> np.int32(31)) & np.int32(0x7FFFFFFF))).view(np.float32)
+
+
+@helper
+def softmax(scores, cap, sink):
+    """Softmax in place of f32 [n]; unless cap is 0, of cap * tanh(score / cap).
+
+    `sink` is one more score, of something that has no place in the result; a very small one does nothing. Pass a slice
+    where only some scores count: a range of indices would keep LLVM from making vector code.
+    """
+    if cap > ZERO:
+        for i in range(scores.shape[0]):
+            scores[i] = cap - TWO * cap / (ONE + exp(scores[i] * (TWO / cap)))
+    highest = LOWEST
+    for i in range(scores.shape[0]):
+        highest = max(highest, in_order(scores[i]))
+    top = max(float_in_order(highest), sink)
+    total = exp(sink - top)
+    for i in range(scores.shape[0]):
+        scores[i] = exp(scores[i] - top)
+        total += scores[i]
+    for i in range(scores.shape[0]):
+        scores[i] *= ONE / total
 
 
 @fast_kernel
-def causal_softmax(scores, offset, window, scale, sink):
-    """Softmax of scale * scores in place, row by row, over the keys that a query may see; the others become 0.
+def causal_softmax(scores, offset, window, cap, sink):
+    """`softmax` row by row over the keys that a query may see; the others become 0.
 
-    scores f32 [n_queries, n_keys]: row r sees the `window` keys that end with key offset + r. `sink` is one more score,
-    of a key without a value; a very small one has no effect.
+    scores f32 [n_queries, n_keys]: row r sees the `window` keys that end with key offset + r.
     """
     for row in range(scores.shape[0]):
         stop = min(offset + row + 1, scores.shape[1])
         start = max(0, stop - window)
-        top = sink
-        for i in range(start, stop):
-            top = scores[row, i] * scale if scores[row, i] * scale > top else top
-        total = exp(sink - top)
-        for i in range(start, stop):
-            scores[row, i] = exp(scores[row, i] * scale - top)
-            total += scores[row, i]
-        factor = ONE / total
         scores[row, :start] = ZERO
-        for i in range(start, stop):
-            scores[row, i] *= factor
+        softmax(scores[row, start:stop], cap, sink)
         scores[row, stop:] = ZERO
 
 

@@ -7,7 +7,7 @@ expanded one layer at a time when hidden states are computed.
 import os
 from importlib import import_module
 
-from ..container import GGUFFile
+from ..container import open_gguf
 from ..errors import ModelError
 from .config import Config
 from .model import Model
@@ -46,7 +46,7 @@ def load_model(path: str | os.PathLike, precision: Precision = "f32") -> Model:
     key, and for a tensor that is missing or has another shape than the metadata says.
     """
     check_precision(precision)
-    file = GGUFFile(path)
+    file = open_gguf(path)
     architecture = Config(file).architecture
     if architecture not in ARCHITECTURES:
         known = ", ".join(sorted(ARCHITECTURES))

@@ -11,7 +11,6 @@ from ..parallel import for_each
 from .products import Array
 
 QUERY_BLOCK = 128  # queries whose scores are held at once: fewer waste less on keys past the diagonal
-ONE = np.float32(1)
 NO_SINK = np.float32(-1e30)
 NO_WINDOW = 1 << 30
 
@@ -66,9 +65,7 @@ def _attend_with_blas(q, k, v, window, soft_cap, sinks, heads) -> Array:
             stop = min(start + QUERY_BLOCK, n_ctx)
             first = max(0, start + 1 - window)  # the first key that a query of the block sees
             scores = q[seq, start:stop, head] @ k[seq, first:stop, head // group].T
-            if soft_cap:
-                nn.soft_cap(scores, ONE, soft_cap)
-            nn.causal_softmax(scores, start - first, window, ONE, sinks[head])
+            nn.causal_softmax(scores, start - first, window, soft_cap, sinks[head])
             np.matmul(scores, v[seq, first:stop, head // group], out=out[seq, start:stop, head])
 
     for_each(attend_head, heads)

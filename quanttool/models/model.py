@@ -14,7 +14,10 @@ from ..formats import dequantize_rows
 from .config import Config
 from .layers import ROWS_PER_BATCH, GatedFFN, RMSNorm
 from .moe import MoE
+from .scratch import room
 from .tensors import Array, Linear, Observer, Tensors
+
+EMBEDDED_TOKENS = 16384  # at a time
 
 Progress = Callable[[int, int], None]
 
@@ -113,14 +116,17 @@ class Model:
         observer:  called as observer(tensor name, x f32 [n_rows, n_cols], expert) with the input rows of every product
                    with a weight; expert is None for weights that are no experts'
         progress:  called as progress(done, total) after each batch of chunks of each layer
-        returns:   f32 [n_chunks, n_ctx, n_embd]
+        returns:   f32 [n_chunks, n_ctx, n_embd]; where that is more than a quarter of the memory, a temporary file is
+                   behind it, which goes away with the array
 
         Raises UsageError for tokens outside the vocabulary, ModelError (layer and chunk) for a NaN or infinite
         result.
         """
         tokens = self._checked(tokens)
         n_chunks, n_ctx = tokens.shape
-        x = self.embed(tokens)
+        x = room(n_chunks, n_ctx, self.n_embd)
+        for batch in _batches(n_chunks, EMBEDDED_TOKENS // n_ctx):
+            x[batch] = self.embed(tokens[batch])
         plans = [
             [(step, _batches(n_chunks, step.rows_per_batch // n_ctx)) for step in layer.steps()]
             for layer in self.layers
@@ -129,13 +135,17 @@ class Model:
         with self._watched_by(observer), blas.threads(1):
             for i, (block, plan) in enumerate(zip(self.blocks, plans, strict=True)):
                 block.load()
+                if i + 1 < len(self.blocks):
+                    self.blocks[i + 1].will_need()
                 for step, batches in plan:
                     for _ in self._run(step, x, batches, i):
                         done += 1
                         if progress is not None:
                             progress(done, total)
                 block.release()
-        return self.output_norm(x)
+            for _ in self._run(Step(self.output_norm), x, _batches(n_chunks, ROWS_PER_BATCH // n_ctx), len(plans) - 1):
+                pass
+        return x
 
     def _run(self, step: Step, x: Array, batches: list[slice], layer: int) -> Iterator[None]:
         """Take all batches of x, in place, through a step; yields after each."""

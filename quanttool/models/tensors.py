@@ -69,14 +69,25 @@ class Tensors:
     def block(self, index: int, precision: str) -> "Tensors":
         return Tensors(self.file, precision, f"blk.{index}.", self.watch)
 
+    def will_need(self) -> None:
+        """Have the system start to read all tensors whose names start with the prefix."""
+        for name in self._names():
+            self.file.will_need(name)
+
     def load(self) -> None:
         """Expand the weights that were taken with `linear` or `heads`."""
         for linear in self.linears:
             linear.load()
 
     def release(self) -> None:
+        """Give back the memory of expanded weights, and of what was read from the file."""
         for linear in self.linears:
             linear.release()
+        for name in self._names():
+            self.file.release(name, 0, self.file.tensors[name].n_rows)
+
+    def _names(self) -> list[str]:
+        return [name for name in self.file.tensors if name.startswith(self.prefix)]
 
     def has(self, name: str) -> bool:
         return self.prefix + name in self.file.tensors

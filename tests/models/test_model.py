@@ -59,6 +59,17 @@ def test_observer_sees_the_rows_of_every_product(llama):
     np.testing.assert_array_equal(seen["output.weight"][0], hidden[0, :3])
 
 
+def test_a_model_in_several_files(llama, tmp_path):
+    metadata, tensors = tiny.llama()
+    names = list(tensors)
+    for number, part in enumerate([names[:5], names[5:]]):
+        split = {"split.no": number, "split.count": 2, "split.tensors.count": len(names)}
+        path = tmp_path / f"llama-{number + 1:05d}-of-00002.gguf"
+        tiny.write(path, {**metadata, **split}, {name: tensors[name] for name in part})
+    (sequence,) = tokens(1, 10)
+    np.testing.assert_array_equal(load_model(path).logits(sequence), llama.logits(sequence))
+
+
 @pytest.mark.parametrize("threads", [1, 2, 5])
 def test_observers_are_called_in_the_order_of_the_text(llama, threads):
     """... whatever the number of threads, so that sums of what they see are the same to the last bit."""
