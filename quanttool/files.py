@@ -11,9 +11,9 @@ from .errors import QuanttoolError, UsageError
 
 
 def part_path(path: str | os.PathLike) -> Path:
-    """Where an output is written until it is whole."""
-    path = Path(path)
-    return path.with_name(path.name + ".part")
+    """Where an output is written until it is whole: beside the file that `path` leads to."""
+    target = Path(os.path.realpath(path))
+    return target.with_name(target.name + ".part")
 
 
 @contextmanager
@@ -24,20 +24,26 @@ def atomic_output(path: str | os.PathLike) -> Iterator[BinaryIO]:
     """
     path = Path(path)
     part = part_path(path)
-    if path.is_dir():
-        raise UsageError(f"{path}: is a folder; give the name of a file")
+    _check_kind(path)
     try:
         with part.open("wb") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
-        os.replace(part, path)
+        os.replace(part, os.path.realpath(path))  # a link stays a link
     except BaseException as error:  # Ctrl-C too: no half file stays behind
         with suppress(OSError):
             part.unlink()
         if isinstance(error, OSError):
             raise _explained(error, path) from error
         raise
+
+
+def _check_kind(path: Path) -> None:
+    if path.is_dir():
+        raise UsageError(f"{path}: is a folder; give the name of a file")
+    if path.exists() and not path.is_file():  # renaming would replace a device or a pipe by a file
+        raise UsageError(f"{path}: is a device or a pipe; give the name of a file")
 
 
 def _explained(error: OSError, path: Path) -> QuanttoolError:
@@ -53,8 +59,7 @@ def _explained(error: OSError, path: Path) -> QuanttoolError:
 def check_output(path: str | os.PathLike, inputs: Iterable[str | os.PathLike] = ()) -> None:
     """Refuse, before any work is done, an output that cannot be written or that is also an input."""
     path = Path(path)
-    if path.is_dir():
-        raise UsageError(f"{path}: is a folder; give the name of a file")
+    _check_kind(path)
     if not path.parent.is_dir():
         raise UsageError(f"{path}: the folder {path.parent} does not exist")
     for written in (path, part_path(path)):
