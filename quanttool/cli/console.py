@@ -15,6 +15,18 @@ threads_option = click.option(
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object on standard output.")
 
 
+def precision_option(default: str) -> Callable:
+    """--precision of the commands that run models."""
+    return click.option(
+        "--precision",
+        type=click.Choice(["f32", "bf16", "auto"]),
+        default=default,
+        show_default=True,
+        help="How weights are multiplied: as float32, or rounded to bfloat16, faster where the processor has products "
+        "for that; auto: bf16 if the file's weights are bfloat16, else f32.",
+    )
+
+
 @contextmanager
 def progress_bar(label: str, unit: str = "it", scale: bool = False) -> Iterator[Progress]:
     """A progress bar with ETA on standard error: shown after two seconds, never when standard error is piped.

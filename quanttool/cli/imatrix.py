@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ..errors import UsageError
-from .console import json_option, note, print_json, print_table, threads_option, warn
+from .console import json_option, note, precision_option, print_json, print_table, threads_option, warn
 from .imatrix_run import Run, provenance
 from .texts import read_tokens, text_options
 
@@ -45,11 +45,12 @@ if TYPE_CHECKING:
     "--save-frequency", "keep_every", type=click.IntRange(min=1), metavar="N",
     help="Keep a copy OUT.at_M of the imatrix every N chunks.",
 )  # fmt: skip
+@precision_option("auto")
 @threads_option
 @json_option
 def command(
     model_path, files, n_ctx, n_chunks, parse_special, output, from_chunk, process_output, no_ppl, in_files,
-    show_statistics, output_format, checkpoint_every, keep_every, threads, as_json,
+    show_statistics, output_format, checkpoint_every, keep_every, precision, threads, as_json,
 ):  # fmt: skip
     """Measure the importance of a model's weights on a text, for `quanttool quantize --imatrix`.
 
@@ -80,7 +81,7 @@ def command(
         def merged(imatrix):
             return merge([*earlier, imatrix], [*in_files, model_path])
 
-        model = load_model(model_path)
+        model = load_model(model_path, precision)
         tokens, bos_id = read_tokens(model_path, files, parse_special)
         chunks = split(tokens, n_ctx, n_chunks, from_chunk, bos_id)
         note(f"{len(tokens)} tokens; {len(chunks)} chunks of {n_ctx}")

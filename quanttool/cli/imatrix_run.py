@@ -105,6 +105,7 @@ def provenance(
     from ..container.fingerprint import fingerprint
 
     options = f"-c {n_ctx}" + f" --from-chunk {from_chunk}" * bool(from_chunk) + " --parse-special" * parse_special
+    options += f" --precision {model.precision}"
     return {
         "program": f"quanttool {__version__}",
         "options": options,

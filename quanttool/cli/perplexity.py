@@ -6,7 +6,7 @@ import click
 
 from ..errors import UsageError
 from . import reports
-from .console import json_option, note, print_json, print_table, progress_bar, threads_option
+from .console import json_option, note, precision_option, print_json, print_table, progress_bar, threads_option
 from .running import Passes, RunningPerplexity, say
 from .texts import read_tokens, text_options
 
@@ -21,9 +21,10 @@ if TYPE_CHECKING:
 )
 @text_options
 @click.option("--base-model", "base_path", metavar="BASE", help="Compare each model with this one (KL divergence).")
+@precision_option("f32")
 @threads_option
 @json_option
-def command(paths, files, n_ctx, n_chunks, parse_special, base_path, threads, as_json):
+def command(paths, files, n_ctx, n_chunks, parse_special, base_path, precision, threads, as_json):
     """Measure the perplexity of models on a text, or their divergence from a base model.
 
     \b
@@ -43,8 +44,8 @@ def command(paths, files, n_ctx, n_chunks, parse_special, base_path, threads, as
     reference = base_path or paths[0]
     tokens, bos_id = read_tokens(reference, files, parse_special)
     chunks = split(tokens, n_ctx, n_chunks, bos_id=bos_id)
-    models = {path: load_model(path) for path in dict.fromkeys(paths)}
-    base = load_model(base_path) if base_path else models[reference]
+    models = {path: load_model(path, precision) for path in dict.fromkeys(paths)}
+    base = load_model(base_path, precision) if base_path else models[reference]
     for path, model in models.items():
         if not _same_vocabulary(model, base):
             raise UsageError(f"{path}: its vocabulary is not that of {reference}; compare models of one family")

@@ -11,7 +11,7 @@ from ..container import open_gguf
 from ..errors import ModelError
 from .config import Config
 from .model import Model
-from .products import Precision, check_precision
+from .products import Precision, chosen_precision
 
 __all__ = ["ARCHITECTURES", "Model", "load_model"]
 
@@ -39,14 +39,14 @@ ARCHITECTURES: dict[str, tuple[str, str]] = {
 def load_model(path: str | os.PathLike, precision: Precision = "f32") -> Model:
     """Open a model for the forward pass.
 
-    precision:  of the products with weights: "f32", or "bf16", faster, with both operands rounded to bfloat16 (see
-                `products.py`)
+    precision:  of the products with weights: "f32"; "bf16", faster, with both operands rounded to bfloat16 (see
+                `products.py`); or "auto": bf16 if the file's weights are bfloat16, else f32
 
     Raises FileFormatError for a damaged file, ModelError for an unknown architecture, for a missing or odd metadata
     key, and for a tensor that is missing or has another shape than the metadata says.
     """
-    check_precision(precision)
     file = open_gguf(path)
+    precision = chosen_precision(precision, file)
     architecture = Config(file).architecture
     if architecture not in ARCHITECTURES:
         known = ", ".join(sorted(ARCHITECTURES))

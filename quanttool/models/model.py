@@ -60,7 +60,7 @@ class Model:
     """
 
     def __init__(self, file: GGUFFile, precision: str = "f32"):
-        self.file, self.config = file, Config(file)
+        self.file, self.config, self.precision = file, Config(file), precision
         self.tensors = Tensors(file, precision)
         # A rounding error may make a router choose another expert, which is no small error any more.
         block_precision = "f32" if self.config.integer("expert_count", 0) else precision

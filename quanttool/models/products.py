@@ -15,6 +15,7 @@ from typing import Literal, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from ..container import GGUFFile
 from ..errors import UsageError
 from ..formats import dequantize_rows, read_only
 from ..ggml_types import ggml_type
@@ -24,8 +25,8 @@ from ..kernels.register_tile import TILE_COLS, TILE_ROWS
 from ..parallel import for_each, for_each_slab
 
 Array = NDArray[np.float32]
-Precision = Literal["f32", "bf16"]
-PRECISIONS: tuple[str, ...] = ("f32", "bf16")
+Precision = Literal["f32", "bf16", "auto"]
+PRECISIONS: tuple[str, ...] = ("f32", "bf16", "auto")
 # How numbers are given to a kernel: one to a value; two to a value; or one, but rounded to what bfloat16 can hold.
 Packing = Literal["f32", "bf16 pairs", "bf16 in f32"]
 
@@ -34,9 +35,15 @@ VALUES_PER_SLAB = 1 << 18  # of a weight that is being packed: 1 MiB of float32,
 TILES_PER_SLAB = 32
 
 
-def check_precision(precision: str) -> None:
+def chosen_precision(precision: str, file: GGUFFile) -> str:
+    """What "auto" means for a file: bf16 if its matrices are bfloat16 (at least half of their values), else f32."""
     if precision not in PRECISIONS:
         raise UsageError(f"unknown precision {precision!r}; known are {', '.join(PRECISIONS)}")
+    if precision != "auto":
+        return precision
+    matrices = [info for info in file.tensors.values() if len(info.shape) > 1]
+    in_bf16 = sum(info.n_values for info in matrices if info.type.name == "BF16")
+    return "bf16" if 2 * in_bf16 >= sum(info.n_values for info in matrices) else "f32"
 
 
 class Weight(Protocol):

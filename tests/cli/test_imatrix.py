@@ -168,10 +168,22 @@ def test_the_file_says_where_it_comes_from(run, tiny_model, text, tmp_path):
     run("imatrix", "-m", tiny_model, "-f", text, "-c", 32, "--no-ppl", "-o", tmp_path / "a")
     said = load(tmp_path / "a").provenance
     assert said["text_sha256"] == hashlib.sha256(text.read_bytes()).hexdigest()
-    assert said["options"] == "-c 32" and said["program"].startswith("quanttool ")
+    assert said["options"] == "-c 32 --precision f32" and said["program"].startswith("quanttool ")
     assert len(said["model_fingerprint"]) == 64
     run("imatrix", "--in-file", tmp_path / "a", "-o", tmp_path / "b")
     assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
+
+
+def test_precision(run, tiny_model, text, tmp_path):
+    options = ("imatrix", "-m", tiny_model, "-f", text, "-c", 32, "--no-ppl", "-o")
+    run(*options, tmp_path / "auto")
+    run(*options, tmp_path / "bf16", "--precision", "bf16")
+    auto, bf16 = load(tmp_path / "auto"), load(tmp_path / "bf16")
+    assert bf16.provenance["options"] == "-c 32 --precision bf16"
+    name = "blk.1.ffn_down.weight"
+    found, expected = bf16.entries[name].sums_of_squares, auto.entries[name].sums_of_squares
+    assert (found != expected).any()
+    np.testing.assert_allclose(found, expected, rtol=0.2)
 
 
 def test_copies_are_kept(run, tiny_model, text, tmp_path):

@@ -131,3 +131,11 @@ def test_divergence_of_a_quantized_file_is_what_llama_perplexity_measured(run, s
         return [float(number) for number in re.findall(r"-?\d+\.\d+", line)]
 
     assert first_chunk(found) == pytest.approx(first_chunk(theirs), rel=2e-3)
+
+
+def test_precision(run, tiny_model, text):
+    options = ("perplexity", "-m", tiny_model, "-f", text, "-c", 32, "--json", "--precision")
+    f32, auto, bf16 = (json.loads(run(*options, precision).out)["models"][0] for precision in ("f32", "auto", "bf16"))
+    assert auto == f32  # the weights are float32
+    assert bf16["running"] != f32["running"]
+    np.testing.assert_allclose(bf16["running"], f32["running"], rtol=0.02)

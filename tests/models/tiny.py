@@ -10,6 +10,7 @@ import numpy as np
 
 from quanttool.container import GGUFValueType, GGUFWriter, TensorInfo
 from quanttool.container.writer import encode_value
+from quanttool.formats import quantize_rows
 from quanttool.ggml_types import ggml_type
 
 N_VOCAB, N_EMBD, N_HEAD, N_HEAD_KV, HEAD_SIZE, N_FF, N_LAYER = 128, 256, 4, 2, 64, 384, 2
@@ -77,11 +78,16 @@ def _encoded(value: object) -> tuple[GGUFValueType, bytes]:
     return kind, encode_value(value, kind)
 
 
-def write(path: Path, metadata: dict[str, object], tensors: dict[str, np.ndarray]) -> Path:
-    """Write float32 tensors as a GGUF file."""
+def write(path: Path, metadata: dict[str, object], tensors: dict[str, np.ndarray], matrix_type: str = "F32") -> Path:
+    """Write float32 tensors as a GGUF file; those of several dimensions in a type."""
     encoded = {key: _encoded(value) for key, value in metadata.items()}
-    infos = [TensorInfo(name, ggml_type("F32"), array.shape[::-1]) for name, array in tensors.items()]
+    types = {name: matrix_type if array.ndim > 1 else "F32" for name, array in tensors.items()}
+    infos = [TensorInfo(name, ggml_type(types[name]), array.shape[::-1]) for name, array in tensors.items()]
     with GGUFWriter(path, encoded, infos) as writer:
         for name, array in tensors.items():
-            writer.write_rows(name, 0, array.reshape(-1, array.shape[-1]).view(np.uint8))
+            rows = array.reshape(-1, array.shape[-1])
+            # not all through quantize_rows: it refuses the damaged weights that some tests want
+            writer.write_rows(
+                name, 0, rows.view(np.uint8) if types[name] == "F32" else quantize_rows(rows, types[name])
+            )
     return path
