@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from .console import json_option, note, print_json, print_table, progress_bar, threads_option, warn
+from .recipes import dialect_option, given_rules
 
 if TYPE_CHECKING:
     from ..quantize.plan import Plan
@@ -24,6 +25,7 @@ Examples:
   quanttool quantize model-f16.gguf model-Q4_K_M.gguf Q4_K_M
   quanttool quantize --imatrix model.imatrix.gguf model-f16.gguf model-IQ4_XS.gguf IQ4_XS
   quanttool quantize --dry-run --tensor-type 'ffn_down=Q6_K' model-f16.gguf Q4_K_S
+  quanttool quantize --recipe my.recipe model-f16.gguf model-mine.gguf IQ4_XS
 """
 
 
@@ -43,6 +45,9 @@ Examples:
     metavar="REGEX=TYPE",
     help="ggml type for tensors whose name contains a match (in lower case). Repeatable; the first that matches wins.",
 )
+@click.option("--tensor-type-file", metavar="FILE", help="More of these, between white space.")
+@click.option("--recipe", "recipe_source", metavar="RECIPE", help="A recipe's file, or its text: 'REGEX=TYPE,...'.")
+@dialect_option
 @click.option("--dry-run", is_flag=True, help="Show the plan with its exact sizes; OUT.gguf may be left out.")
 @threads_option
 @json_option
@@ -56,6 +61,9 @@ def command(
     output_tensor_type: str | None,
     token_embedding_type: str | None,
     tensor_types: tuple[str, ...],
+    tensor_type_file: str | None,
+    recipe_source: str | None,
+    recipe_dialect: str | None,
     dry_run: bool,
     threads: int | None,
     as_json: bool,
@@ -65,14 +73,16 @@ def command(
     Plans first: every tensor's type, why, and the exact size are known before any work, and --dry-run shows them. The
     output appears whole or not at all.
     """
-    output, type_name = _output_and_type(output_and_type, dry_run)
+    from ..recipes.recipe import read_recipe
+
+    recipe = read_recipe(recipe_source, recipe_dialect) if recipe_source else None
+    output, type_name = _output_and_type(output_and_type, dry_run, recipe.base if recipe else "")
 
     from ..container import open_gguf
     from ..files import check_output
     from ..imatrix import load as load_imatrix
     from ..quantize.plan import make_plan
     from ..recipes.resolve import Request, parse_target, weight_type
-    from ..recipes.rules import parse_tensor_rule
 
     request = Request(
         target=parse_target(type_name),
@@ -80,7 +90,7 @@ def command(
         leave_output=leave_output_tensor,
         output_type=weight_type(output_tensor_type) if output_tensor_type else None,
         token_embedding_type=weight_type(token_embedding_type) if token_embedding_type else None,
-        rules=tuple(parse_tensor_rule(text) for text in tensor_types),
+        rules=given_rules(tensor_types, tensor_type_file, recipe, pure),
         imatrix=bool(imatrix_path),
     )
     source = open_gguf(model, header_only=dry_run)
@@ -109,11 +119,14 @@ def command(
     note(f"{output}: {plan.file_bytes:,} bytes, {plan.bpw:.3f} bpw, {time.monotonic() - started:.1f} s")
 
 
-def _output_and_type(words: tuple[str, ...], dry_run: bool) -> tuple[str | None, str]:
+def _output_and_type(words: tuple[str, ...], dry_run: bool, base: str) -> tuple[str | None, str]:
+    """OUT.gguf and TYPE; a dry run needs no OUT.gguf, and a recipe with a base needs no TYPE."""
     if len(words) == 2:
         return words[0], words[1]
     if len(words) == 1 and dry_run:
         return None, words[0]
+    if base and len(words) == (0 if dry_run else 1):
+        return (None if dry_run else words[0]), base
     raise click.UsageError("expected IN.gguf OUT.gguf TYPE" + (" or IN.gguf TYPE" if dry_run else ""))
 
 

@@ -6,7 +6,7 @@ fallback takes over; an explicit type that does not divide is an error.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from ..container import TensorInfo
@@ -76,12 +76,17 @@ class Request:
 
 @dataclass(frozen=True)
 class Choice:
-    """The type of one tensor and why. `wanted` is the type that did not fit, where a fallback took over."""
+    """The type of one tensor and why.
+
+    wanted:  the type that did not fit, where a fallback took over
+    rule:    the user's rule that decided
+    """
 
     tensor: TensorInfo
     type: GGMLType
     reason: str
     wanted: GGMLType | None = None
+    rule: TensorRule | None = None
 
 
 def resolve(metadata: Mapping[str, Any], tensors: Iterable[TensorInfo], request: Request) -> list[Choice]:
@@ -104,7 +109,7 @@ def _choices(model: ModelFacts, tensors: list[TensorInfo], request: Request) -> 
         elif base.is_plain:
             yield _fitted(tensor, base, f"{base}: all weights")
         elif rule := first_match(request.rules, tensor.name):
-            yield _fitted(tensor, rule.type, f"rule {rule.text}")
+            yield replace(_fitted(tensor, rule.type, f"rule {rule.text}"), rule=rule)
         elif applied is None:
             yield _fitted(tensor, base, f"{base}: all weights")
         else:
