@@ -106,8 +106,10 @@ def check_whole_groups(fmt: BlockFormat, n_rows: int) -> None:
 
 def check_finite(rows: NDArray[np.float32], first_row: int = 0) -> None:
     """Raise QuantizeError that names row and column of the first NaN or infinite weight, counting from `first_row`."""
-    with np.errstate(over="ignore", invalid="ignore"):
-        if np.isfinite(rows.sum()):  # one pass, no temporary; an overflow of the sum only costs the exact look below
+    if rows.dtype == np.float32:
+        from ..kernels.blocks import all_finite  # numba is imported where a kernel is needed, not before
+
+        if all_finite(read_only(rows)):
             return
     bad = np.argwhere(~np.isfinite(rows))
     if len(bad):

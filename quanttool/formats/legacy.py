@@ -5,21 +5,18 @@ from typing import ClassVar
 
 import numpy as np
 
-from ..kernels import legacy, scales, tiles, weights
+from ..kernels import legacy
 from ..kernels.lanes import LANES
+from ..kernels.tiles import n_tiles
 from .base import BlockFormat
-from .k_quants import IMPORTANCE_GRID
+from .k_quants import IMPORTANCE_GRID, importance_blocks
 
 
-def weighted_tiles(rows, importance):
-    """Values and weights importance * sqrt(mean square of the row + x^2), both f32 [n_tiles * 32, LANES]."""
+def with_importance(rows, importance):
+    """What the searches with importance need: blocks of values, blocks of importance, mean square of each row."""
     sigma2 = np.empty(len(rows), np.float32)
-    weights.row_mean_squares(rows, sigma2)
-    x = tiles.as_tiles(rows.reshape(-1, 32))
-    weight = tiles.as_tiles(importance.reshape(-1, 32), len(x) // 32 * LANES)
-    blocks_per_row = rows.shape[1] // 32
-    weights.weigh_by_importance(x, tiles.as_tiles(np.repeat(sigma2, blocks_per_row)[:, None]), weight)
-    return x, weight
+    legacy.row_mean_squares(rows, sigma2)
+    return rows.reshape(-1, 32), importance_blocks(importance, 32), sigma2
 
 
 class Legacy(BlockFormat):
@@ -38,15 +35,11 @@ class SymmetricLegacy(Legacy):
     def quantize(self, rows, importance, search, out):
         blocks = rows.reshape(-1, 32)
         codes = np.empty(blocks.shape, np.uint8)
+        d = np.empty((n_tiles(len(blocks)), LANES), np.float32)
         if importance is None:
-            d = np.empty(len(blocks), np.float32)
-            legacy.symmetric_range(blocks, self.n, codes, d)
+            legacy.symmetric_range(blocks, self.n, codes, d.reshape(-1))
         else:
-            x, weight = weighted_tiles(rows, importance)
-            tile_codes = np.empty(x.shape, np.uint8)
-            d = np.empty((len(x) // 32, LANES), np.float32)
-            scales.symmetric_search(x, weight, 32, self.n, tile_codes, d)
-            tiles.store_tiles(tile_codes, codes)
+            legacy.symmetric_weighted(*with_importance(rows, importance), self.n, codes, d)
         type(self).pack(codes, d.reshape(-1), out.reshape(-1, self.type.block_bytes))
 
 
@@ -58,16 +51,11 @@ class AffineLegacy(Legacy):
     def quantize(self, rows, importance, search, out):
         blocks = rows.reshape(-1, 32)
         codes = np.empty(blocks.shape, np.uint8)
+        d, m = np.empty((2, n_tiles(len(blocks)), LANES), np.float32)
         if importance is None:
-            d, m = np.empty((2, len(blocks)), np.float32)
-            legacy.affine_range(blocks, self.max_code, codes, d, m)
+            legacy.affine_range(blocks, self.max_code, codes, d.reshape(-1), m.reshape(-1))
         else:
-            x, weight = weighted_tiles(rows, importance)
-            tile_codes = np.empty(x.shape, np.uint8)
-            found = np.empty((3, len(x) // 32, LANES), np.float32)  # scale, -minimum, sum of weights
-            scales.affine_search(x, weight, 32, self.max_code, IMPORTANCE_GRID, False, tile_codes, found)
-            tiles.store_tiles(tile_codes, codes)
-            d, m = found[0], -found[1]
+            legacy.affine_weighted(*with_importance(rows, importance), self.max_code, IMPORTANCE_GRID, codes, d, m)
         type(self).pack(codes, d.reshape(-1), m.reshape(-1), out.reshape(-1, self.type.block_bytes))
 
 

@@ -5,7 +5,7 @@ from typing import ClassVar
 import numpy as np
 
 from ..kernels.lanes import LANES
-from ..kernels.scales import symmetric_search
+from ..kernels.scales import symmetric_scales
 from ..kernels.tabulated import best_levels
 from ..kernels.tiles import as_tiles
 from .tabulated import F32, Tabulated, as_sub_tile, of_subs, sub_tiles, tiles_of
@@ -57,5 +57,5 @@ def fit_levels(scales: F32, weights: F32, n: int) -> F32:
     x = as_tiles(scales)
     codes = np.empty(x.shape, np.uint8)
     d = np.empty((len(x) // scales.shape[1], LANES), np.float32)
-    symmetric_search(x, as_tiles(weights), scales.shape[1], n, codes, d)
+    symmetric_scales(x, as_tiles(weights), scales.shape[1], n, codes, d)
     return d.reshape(-1)[: len(scales)]

@@ -1,15 +1,16 @@
 """The bytes of Q2_K, Q3_K, Q4_K, Q5_K and Q6_K: super-blocks of 256 values (ggml-common.h `block_q2_K` and so on).
 
-`_pack` works on tiles: codes u8 [n_tiles * 256, LANES]; the integers that stand for the sub-blocks' scales, f32
-[n_tiles * n_sub, LANES]; float16 bits of the super-block's scales d and dmin, i32 [n_tiles, LANES]; and gives tiles of
-bytes u8 [n_tiles * block_bytes, LANES]. `_unpack` takes blocks u8 [n_blocks, block_bytes] to f32 [n_blocks, 256].
+`_pack` makes blocks u8 [n_blocks, block_bytes] of what super_blocks.py found: codes u8 [n_tiles, 256, LANES], integers
+for the sub-blocks' scales f32 [n_tiles, n_sub, LANES], float16 bits of the super-blocks' scales i32 [n_tiles, LANES].
+`_unpack` takes blocks to values f32 [n_blocks, 256].
 """
 
 import numpy as np
 
 from .jit import helper, kernel
-from .lanes import int_lanes, load, store
+from .lanes import LANES, float_lanes, int_lanes, load, load_16, store
 from .rounding import load_f16
+from .tiles import store_tile
 
 
 @helper
@@ -23,11 +24,11 @@ def store_half(bits, tile, at):
 
 
 @helper
-def store_scales_and_mins(scales, mins, first, tile, at):
+def store_scales_and_mins(scales, mins, tile, at):
     """Eight 6-bit scales and eight 6-bit minimums in 12 bytes: the upper two bits of the last four fill gaps."""
     for j in range(4):
-        scale, minimum = int_lanes(load(scales, first + j)), int_lanes(load(mins, first + j))
-        scale4, minimum4 = int_lanes(load(scales, first + j + 4)), int_lanes(load(mins, first + j + 4))
+        scale, minimum = int_lanes(load(scales, j)), int_lanes(load(mins, j))
+        scale4, minimum4 = int_lanes(load(scales, j + 4)), int_lanes(load(mins, j + 4))
         store(tile, at + j, scale | (scale4 >> 4) << 6)
         store(tile, at + 4 + j, minimum | (minimum4 >> 4) << 6)
         store(tile, at + 8 + j, (scale4 & 15) | (minimum4 & 15) << 4)
@@ -43,17 +44,34 @@ def scale_and_min(data, j):
     return np.int32(scale), np.int32(minimum)
 
 
+@helper
+def store_nibbles(codes, tile, at):
+    """256 codes, their four low bits: byte l of 32 holds values l and l + 32 of 64."""
+    for pair in range(4):
+        for l in range(32):
+            low, high = load(codes, 64 * pair + l), load(codes, 64 * pair + 32 + l)
+            store(tile, at + 32 * pair + l, (low & 15) | high << 4)
+
+
+@helper
+def store_upper_bits(codes, shift, tile, at):
+    """256 codes, the bit above the `shift` lower ones: bit k of byte l of 32 is that of value l + 32 k."""
+    for l in range(32):
+        bits = load(codes, l) >> shift
+        for k in range(1, 8):
+            bits |= (load(codes, 32 * k + l) >> shift) << k
+        store(tile, at + l, bits)
+
+
 @kernel
-def q4_k_pack(codes, scales, mins, d, dmin, tiles):
+def q4_k_pack(codes, scales, mins, d, dmin, blocks):
+    tile = np.empty((144, LANES), np.uint8)
     for n in range(d.shape[0]):
-        at, code = 144 * n, 256 * n
-        store_half(load(d, n), tiles, at)
-        store_half(load(dmin, n), tiles, at + 2)
-        store_scales_and_mins(scales, mins, 8 * n, tiles, at + 4)
-        for pair in range(4):
-            for j in range(32):
-                low, high = load(codes, code + 64 * pair + j), load(codes, code + 64 * pair + 32 + j)
-                store(tiles, at + 16 + 32 * pair + j, low | high << 4)
+        store_half(load(d, n), tile, 0)
+        store_half(load(dmin, n), tile, 2)
+        store_scales_and_mins(scales[n], mins[n], tile, 4)
+        store_nibbles(codes[n], tile, 16)
+        store_tile(tile, n * LANES, blocks)
 
 
 @kernel
@@ -72,21 +90,15 @@ def q4_k_unpack(data, out):
 
 
 @kernel
-def q5_k_pack(codes, scales, mins, d, dmin, tiles):
+def q5_k_pack(codes, scales, mins, d, dmin, blocks):
+    tile = np.empty((176, LANES), np.uint8)
     for n in range(d.shape[0]):
-        at, code = 176 * n, 256 * n
-        store_half(load(d, n), tiles, at)
-        store_half(load(dmin, n), tiles, at + 2)
-        store_scales_and_mins(scales, mins, 8 * n, tiles, at + 4)
-        for j in range(32):
-            fifth = load(codes, code + j) >> 4
-            for sub in range(1, 8):
-                fifth |= (load(codes, code + 32 * sub + j) >> 4) << sub
-            store(tiles, at + 16 + j, fifth)
-        for pair in range(4):
-            for j in range(32):
-                low, high = load(codes, code + 64 * pair + j), load(codes, code + 64 * pair + 32 + j)
-                store(tiles, at + 48 + 32 * pair + j, (low & 15) | high << 4)
+        store_half(load(d, n), tile, 0)
+        store_half(load(dmin, n), tile, 2)
+        store_scales_and_mins(scales[n], mins[n], tile, 4)
+        store_upper_bits(codes[n], 4, tile, 16)
+        store_nibbles(codes[n], tile, 48)
+        store_tile(tile, n * LANES, blocks)
 
 
 @kernel
@@ -108,26 +120,27 @@ def q5_k_unpack(data, out):
 
 
 @helper
-def store_two_bits(codes, code, tiles, at):
-    """256 codes, their two low bits, in 64 bytes: byte l of a half holds values l, l + 32, l + 64, l + 96."""
+def store_two_bits(codes, tile, at):
+    """256 codes, their two low bits: byte l of 32 holds values l, l + 32, l + 64, l + 96 of 128."""
     for half in range(2):
         for l in range(32):
-            first = code + 128 * half + l
-            packed = load(codes, first) & 3
+            first = 128 * half + l
+            bits = load(codes, first) & 3
             for k in range(1, 4):
-                packed |= (load(codes, first + 32 * k) & 3) << (2 * k)
-            store(tiles, at + 32 * half + l, packed)
+                bits |= (load(codes, first + 32 * k) & 3) << (2 * k)
+            store(tile, at + 32 * half + l, bits)
 
 
 @kernel
-def q2_k_pack(codes, scales, mins, d, dmin, tiles):
+def q2_k_pack(codes, scales, mins, d, dmin, blocks):
+    tile = np.empty((84, LANES), np.uint8)
     for n in range(d.shape[0]):
-        at = 84 * n
         for j in range(16):
-            store(tiles, at + j, int_lanes(load(scales, 16 * n + j)) | int_lanes(load(mins, 16 * n + j)) << 4)
-        store_two_bits(codes, 256 * n, tiles, at + 16)
-        store_half(load(d, n), tiles, at + 80)
-        store_half(load(dmin, n), tiles, at + 82)
+            store(tile, j, int_lanes(load(scales[n], j)) | int_lanes(load(mins[n], j)) << 4)
+        store_two_bits(codes[n], tile, 16)
+        store_half(load(d, n), tile, 80)
+        store_half(load(dmin, n), tile, 82)
+        store_tile(tile, n * LANES, blocks)
 
 
 @kernel
@@ -139,9 +152,8 @@ def q2_k_unpack(data, out):
             minimum = dmin * np.float32(data[b, sub] >> 4)
             first = 16 + sub // 8 * 32 + sub % 2 * 16
             shift = sub % 8 // 2 * 2
-            for j in range(16):
-                q = (np.int32(data[b, first + j]) >> shift) & 3
-                out[b, 16 * sub + j] = scale * np.float32(q) - minimum
+            q = (load_16(data[b], first) >> shift) & 3
+            store(out[b], 16 * sub, scale * float_lanes(q) - minimum)
 
 
 # --- Q3_K: hmask[32] (third bit), qs[64], scales[12] (16 times 6 bits), f16 d ---------------------------------------
@@ -154,24 +166,21 @@ def six_bits(scales, i):
 
 
 @kernel
-def q3_k_pack(codes, scales, d, tiles):
+def q3_k_pack(codes, scales, d, blocks):
+    tile = np.empty((110, LANES), np.uint8)
     for n in range(d.shape[0]):
-        at, code = 110 * n, 256 * n
-        for j in range(32):
-            third = load(codes, code + j) >> 2
-            for k in range(1, 8):
-                third |= (load(codes, code + 32 * k + j) >> 2) << k
-            store(tiles, at + j, third)
-        store_two_bits(codes, code, tiles, at + 32)
+        store_upper_bits(codes[n], 2, tile, 0)
+        store_two_bits(codes[n], tile, 32)
         for j in range(8):
-            low, high = six_bits(scales, 16 * n + j), six_bits(scales, 16 * n + j + 8)
-            store(tiles, at + 96 + j, (low & 15) | (high & 15) << 4)
+            low, high = six_bits(scales[n], j), six_bits(scales[n], j + 8)
+            store(tile, 96 + j, (low & 15) | (high & 15) << 4)
         for j in range(4):
-            upper = six_bits(scales, 16 * n + j) >> 4
+            upper = six_bits(scales[n], j) >> 4
             for k in range(1, 4):
-                upper |= (six_bits(scales, 16 * n + j + 4 * k) >> 4) << (2 * k)
-            store(tiles, at + 104 + j, upper)
-        store_half(load(d, n), tiles, at + 108)
+                upper |= (six_bits(scales[n], j + 4 * k) >> 4) << (2 * k)
+            store(tile, 104 + j, upper)
+        store_half(load(d, n), tile, 108)
+        store_tile(tile, n * LANES, blocks)
 
 
 @kernel
@@ -185,31 +194,31 @@ def q3_k_unpack(data, out):
             column = sub % 2 * 16
             first = 32 + sub // 8 * 32 + column
             shift = sub % 8 // 2 * 2
-            for j in range(16):
-                q = (np.int32(data[b, first + j]) >> shift) & 3
-                third = (np.int32(data[b, column + j]) >> (sub // 2)) & 1
-                out[b, 16 * sub + j] = scale * np.float32(q + 4 * third - 4)
+            q = (load_16(data[b], first) >> shift) & 3
+            third = (load_16(data[b], column) >> (sub // 2)) & 1
+            store(out[b], 16 * sub, scale * float_lanes(q + third * 4 - 4))
 
 
 # --- Q6_K: ql[128], qh[64], i8 scales[16], f16 d --------------------------------------------------------------------
 
 
 @kernel
-def q6_k_pack(codes, scales, d, tiles):
+def q6_k_pack(codes, scales, d, blocks):
+    tile = np.empty((210, LANES), np.uint8)
     for n in range(d.shape[0]):
-        at = 210 * n
         for half in range(2):
             for l in range(32):
-                code = 256 * n + 128 * half + l
-                q1, q2 = load(codes, code), load(codes, code + 32)
-                q3, q4 = load(codes, code + 64), load(codes, code + 96)
-                store(tiles, at + 64 * half + l, (q1 & 15) | (q3 & 15) << 4)
-                store(tiles, at + 64 * half + 32 + l, (q2 & 15) | (q4 & 15) << 4)
+                first = 128 * half + l
+                q1, q2 = load(codes[n], first), load(codes[n], first + 32)
+                q3, q4 = load(codes[n], first + 64), load(codes[n], first + 96)
+                store(tile, 64 * half + l, (q1 & 15) | (q3 & 15) << 4)
+                store(tile, 64 * half + 32 + l, (q2 & 15) | (q4 & 15) << 4)
                 upper = (q1 >> 4) | (q2 >> 4) << 2 | (q3 >> 4) << 4 | (q4 >> 4) << 6
-                store(tiles, at + 128 + 32 * half + l, upper)
+                store(tile, 128 + 32 * half + l, upper)
         for j in range(16):
-            store(tiles, at + 192 + j, int_lanes(load(scales, 16 * n + j)))
-        store_half(load(d, n), tiles, at + 208)
+            store(tile, 192 + j, int_lanes(load(scales[n], j)))
+        store_half(load(d, n), tile, 208)
+        store_tile(tile, n * LANES, blocks)
 
 
 @kernel
@@ -220,7 +229,6 @@ def q6_k_unpack(data, out):
             half, quarter, column = sub // 8, sub % 8 // 2, sub % 2 * 16
             scale = d * np.float32(np.int8(data[b, 192 + sub]))
             first = 64 * half + quarter % 2 * 32 + column
-            for j in range(16):
-                low = (np.int32(data[b, first + j]) >> (quarter // 2 * 4)) & 15
-                upper = (np.int32(data[b, 128 + 32 * half + column + j]) >> (2 * quarter)) & 3
-                out[b, 16 * sub + j] = scale * np.float32((low | upper << 4) - 32)
+            low = (load_16(data[b], first) >> (quarter // 2 * 4)) & 15
+            upper = (load_16(data[b], 128 + 32 * half + column) >> (2 * quarter)) & 3
+            store(out[b], 16 * sub, scale * float_lanes((low | upper << 4) - 32))

@@ -1,9 +1,9 @@
-"""Lanes: 16 numbers that go through the same scalar algorithm side by side.
+"""Lanes: numbers that go through the same scalar algorithm side by side.
 
-A search over one block adds up in a fixed order, so its bytes leave a compiler nothing to vectorize. Sixteen blocks do:
-a kernel holds value i of all of them in one `Lanes` value and reads like the scalar algorithm, with `select` where that
+A search over one block adds up in a fixed order, so its bytes leave a compiler nothing to vectorize. Many blocks do: a
+kernel holds value i of all of them in one `Lanes` value and reads like the scalar algorithm, with `select` where that
 has an `if`. Every lane sees the very operations of the scalar code in their order, so the result is the same to the
-bit. LLVM keeps a Lanes value in one AVX-512 register, or in two or four registers of other machines.
+bit. LLVM keeps a Lanes value in as many vector registers as the machine needs for it.
 
 Lanes hold float32 or int32; comparisons give masks. A plain number beside a Lanes value stands in all lanes, converted
 to its type: no float64 can creep in. Tiles are arrays [n, LANES]; `load` and `store` move one row of them.
@@ -11,43 +11,41 @@ to its type: no float64 can creep in. Tiles are arrays [n, LANES]; `load` and `s
 
 import operator
 
-from llvmlite import ir
+from llvmlite import binding, ir
 from numba.core import cgutils, types
 from numba.core.typing.templates import AbstractTemplate, infer_global, signature
 from numba.extending import intrinsic, lower_builtin, models, register_model
 
 from .jit import helper
 
-LANES = 16
+# Two AVX-512 registers hide the latency of each other's additions (Q4_K: 288 against 236 million weights/s); where
+# there are only sixteen registers, of half the size, so many lanes would not fit.
+LANES = 32 if binding.get_host_cpu_features().get("avx512f") else 16
 
-F32, I32, I8, BIT = ir.FloatType(), ir.IntType(32), ir.IntType(8), ir.IntType(1)
-LLVM_TYPE = {types.float32: F32, types.int32: I32, types.boolean: BIT}
+LLVM_TYPES = {types.float32: ir.FloatType(), types.int32: ir.IntType(32), types.boolean: ir.IntType(1)}
+FLOAT, INT, TRUTH = LLVM_TYPES
 
 
 class Lanes(types.Type):
-    """LANES numbers of one type."""
+    """`count` numbers of one type: float32, int32 or truth values."""
 
-    def __init__(self, dtype):
+    def __init__(self, dtype, count=LANES):
         self.dtype = dtype
-        super().__init__(name=f"Lanes({dtype})")
+        self.count = count
+        super().__init__(name=f"Lanes({dtype} x {count})")
 
+    def of(self, dtype):
+        return Lanes(dtype, self.count)
 
-FLOATS = Lanes(types.float32)
-INTS = Lanes(types.int32)
-MASK = Lanes(types.boolean)
-
-
-PLACE = types.UniTuple(types.intp, 2)
-
-
-def vector(element):
-    return ir.VectorType(element, LANES)
+    @property
+    def llvm(self):
+        return ir.VectorType(LLVM_TYPES[self.dtype], self.count)
 
 
 @register_model(Lanes)
 class LanesModel(models.PrimitiveModel):
     def __init__(self, dmm, fe_type):
-        super().__init__(dmm, fe_type, vector(LLVM_TYPE[fe_type.dtype]))
+        super().__init__(dmm, fe_type, fe_type.llvm)
 
 
 def in_all_lanes(context, builder, value, from_type, lanes):
@@ -55,49 +53,52 @@ def in_all_lanes(context, builder, value, from_type, lanes):
     if isinstance(from_type, Lanes):
         return value
     number = context.cast(builder, value, types.unliteral(from_type), lanes.dtype)
-    nothing = ir.Constant(vector(number.type), ir.Undefined)
-    single = builder.insert_element(nothing, number, I32(0))
-    return builder.shuffle_vector(single, nothing, ir.Constant(vector(I32), None))
+    nothing = ir.Constant(lanes.llvm, ir.Undefined)
+    single = builder.insert_element(nothing, number, ir.IntType(32)(0))
+    return builder.shuffle_vector(single, nothing, ir.Constant(ir.VectorType(ir.IntType(32), lanes.count), None))
+
+
+# --- operators -------------------------------------------------------------------------------------------------------
 
 
 def define_operator(function, instructions, result=None):
-    """Teach numba an operator on Lanes: `instructions[type](builder, *vectors)`, giving `result` or the same type."""
+    """Teach numba an operator on Lanes: `instructions[dtype](builder, *vectors)`, Lanes of `result` or the same."""
 
     @infer_global(function)
     class Operator(AbstractTemplate):
         def generic(self, args, kws):
             lanes = next((arg for arg in args if isinstance(arg, Lanes)), None)
-            if lanes in instructions and all(arg == lanes or isinstance(arg, types.Number) for arg in args):
-                return signature(result or lanes, *args)
+            fitting = all(arg == lanes or isinstance(arg, types.Number) for arg in args)
+            if lanes and fitting and lanes.dtype in instructions:
+                return signature(lanes.of(result) if result else lanes, *args)
 
     def lower(context, builder, sig, args):
         lanes = next(arg for arg in sig.args if isinstance(arg, Lanes))
         vectors = [in_all_lanes(context, builder, *pair, lanes) for pair in zip(args, sig.args, strict=True)]
-        return instructions[lanes](builder, *vectors)
+        return instructions[lanes.dtype](builder, *vectors)
 
-    lower_builtin(function, Lanes)(lower)
-    for pair in [(Lanes, Lanes), (Lanes, types.Number), (types.Number, Lanes)]:
-        lower_builtin(function, *pair)(lower)
+    for pattern in [(Lanes,), (Lanes, Lanes), (Lanes, types.Number), (types.Number, Lanes)]:
+        lower_builtin(function, *pattern)(lower)
 
 
 Builder = ir.IRBuilder
 for names, instructions in [
-    (("add", "iadd"), {FLOATS: Builder.fadd, INTS: Builder.add}),
-    (("sub", "isub"), {FLOATS: Builder.fsub, INTS: Builder.sub}),
-    (("mul", "imul"), {FLOATS: Builder.fmul, INTS: Builder.mul}),
-    (("truediv", "itruediv"), {FLOATS: Builder.fdiv}),
-    (("and_", "iand"), {INTS: Builder.and_, MASK: Builder.and_}),
-    (("or_", "ior"), {INTS: Builder.or_, MASK: Builder.or_}),
-    (("lshift",), {INTS: Builder.shl}),
-    (("rshift",), {INTS: Builder.ashr}),
-    (("neg",), {FLOATS: Builder.fneg, INTS: Builder.neg}),
-    (("invert",), {MASK: Builder.not_}),
+    (("add", "iadd"), {FLOAT: Builder.fadd, INT: Builder.add}),
+    (("sub", "isub"), {FLOAT: Builder.fsub, INT: Builder.sub}),
+    (("mul", "imul"), {FLOAT: Builder.fmul, INT: Builder.mul}),
+    (("truediv", "itruediv"), {FLOAT: Builder.fdiv}),
+    (("and_", "iand"), {INT: Builder.and_, TRUTH: Builder.and_}),
+    (("or_", "ior"), {INT: Builder.or_, TRUTH: Builder.or_}),
+    (("lshift",), {INT: Builder.shl}),
+    (("rshift",), {INT: Builder.ashr}),
+    (("neg",), {FLOAT: Builder.fneg, INT: Builder.neg}),
+    (("invert",), {TRUTH: Builder.not_}),
 ]:
     for name in names:
         define_operator(getattr(operator, name), instructions)
 
 
-def define_comparison(function, symbol):
+def define_comparison(name, symbol):
     """Comparisons are false for NaN, except `!=`."""
 
     def floats(builder, a, b):
@@ -106,48 +107,47 @@ def define_comparison(function, symbol):
     def ints(builder, a, b):
         return builder.icmp_signed(symbol, a, b)
 
-    define_operator(function, {FLOATS: floats, INTS: ints}, MASK)
+    define_operator(getattr(operator, name), {FLOAT: floats, INT: ints}, TRUTH)
 
 
-for function, symbol in [
-    (operator.lt, "<"),
-    (operator.gt, ">"),
-    (operator.le, "<="),
-    (operator.ge, ">="),
-    (operator.eq, "=="),
-    (operator.ne, "!="),
-]:
-    define_comparison(function, symbol)
+for name, symbol in {"lt": "<", "gt": ">", "le": "<=", "ge": ">=", "eq": "==", "ne": "!="}.items():
+    define_comparison(name, symbol)
 
 
-def row_pointer(context, builder, array_type, array, index_type, index, element):
-    """Pointer to row `index` of a tile [n, LANES], or to place (row, column) of another array, as vector pointer."""
-    struct = context.make_array(array_type)(context, builder, array)
-    data = struct.data
-    if isinstance(index_type, types.BaseTuple):
-        row, column = cgutils.unpack_tuple(builder, context.cast(builder, index, index_type, PLACE))
-        offset = builder.add(builder.mul(row, cgutils.unpack_tuple(builder, struct.shape)[1]), column)
-    else:
-        offset = context.cast(builder, index, types.unliteral(index_type), types.intp)
+# --- memory ----------------------------------------------------------------------------------------------------------
+
+
+def row_pointer(context, builder, sig, args, vector):
+    """Pointer to a row of a tile (or, in a flat array, to the vector from an element on); args are array, index..."""
+    data = context.make_array(sig.args[0])(context, builder, args[0]).data
+    offset = context.cast(builder, args[1], types.unliteral(sig.args[1]), types.intp)
+    if sig.args[0].ndim == 2:
         offset = builder.mul(offset, offset.type(LANES))
-    return builder.bitcast(builder.gep(data, [offset]), ir.PointerType(vector(element)))
+    return builder.bitcast(builder.gep(data, [offset]), ir.PointerType(vector))
 
 
-@intrinsic
-def load(typingctx, array, index):
-    """Row `index` of a tile f32, i32 or u8 [n, LANES]; bytes become ints. Unchecked.
+def load_of(count):
+    @intrinsic
+    def load(typingctx, array, index):
+        """Row `index` of a tile f32, i32 or u8 [n, LANES], or the elements of a flat array from there on. Unchecked.
 
-    With index (row, column): LANES consecutive elements of any other C-contiguous array.
-    """
-    lanes = INTS if array.dtype == types.uint8 else Lanes(array.dtype)
+        Bytes become ints.
+        """
+        is_bytes = array.dtype == types.uint8
+        lanes = Lanes(INT if is_bytes else array.dtype, count)
 
-    def codegen(context, builder, sig, args):
-        element = I8 if array.dtype == types.uint8 else LLVM_TYPE[array.dtype]
-        pointer = row_pointer(context, builder, sig.args[0], args[0], sig.args[1], args[1], element)
-        values = builder.load(pointer, align=1)
-        return builder.zext(values, vector(I32)) if element == I8 else values
+        def codegen(context, builder, sig, args):
+            vector = ir.VectorType(ir.IntType(8), count) if is_bytes else lanes.llvm
+            values = builder.load(row_pointer(context, builder, sig, args, vector), align=1)
+            return builder.zext(values, lanes.llvm) if is_bytes else values
 
-    return signature(lanes, array, index), codegen
+        return signature(lanes, array, index), codegen
+
+    return load
+
+
+load = load_of(LANES)
+load_16 = load_of(16)  # of a flat array
 
 
 @intrinsic
@@ -157,18 +157,20 @@ def store(typingctx, array, index, values):
     def codegen(context, builder, sig, args):
         value = args[2]
         if array.dtype == types.uint8:
-            value = builder.trunc(value, vector(I8))
-        pointer = row_pointer(context, builder, sig.args[0], args[0], sig.args[1], args[1], value.type.element)
-        builder.store(value, pointer, align=1)
+            value = builder.trunc(value, ir.VectorType(ir.IntType(8), values.count))
+        builder.store(value, row_pointer(context, builder, sig, args, value.type), align=1)
         return context.get_dummy_value()
 
     return signature(types.void, array, index, values), codegen
 
 
+# --- functions -------------------------------------------------------------------------------------------------------
+
+
 @intrinsic
 def broadcast(typingctx, number):
     """A number in all lanes as float32, or a truth value as a mask."""
-    lanes = MASK if isinstance(number, types.Boolean) else FLOATS
+    lanes = Lanes(TRUTH if isinstance(number, types.Boolean) else FLOAT)
 
     def codegen(context, builder, sig, args):
         return in_all_lanes(context, builder, args[0], sig.args[0], lanes)
@@ -179,7 +181,7 @@ def broadcast(typingctx, number):
 @intrinsic
 def select(typingctx, mask, then, otherwise):
     """`then` in the lanes where `mask` is set, else `otherwise`; floats, unless one of the two is Lanes of ints."""
-    lanes = INTS if INTS in (then, otherwise) else FLOATS
+    lanes = mask.of(INT if mask.of(INT) in (then, otherwise) else FLOAT)
 
     def codegen(context, builder, sig, args):
         values = [in_all_lanes(context, builder, args[k], sig.args[k], lanes) for k in (1, 2)]
@@ -188,38 +190,48 @@ def select(typingctx, mask, then, otherwise):
     return signature(lanes, mask, then, otherwise), codegen
 
 
-def unary(codegen_one, result=None):
-    """An intrinsic of one Lanes argument."""
+def function_of_one(result, instruction):
+    """An intrinsic of one Lanes argument: `instruction(builder, vector, LLVM type of the result)`.
 
-    def typed(typingctx, values):
+    result: a type, or what makes one of the argument's.
+    """
+
+    @intrinsic
+    def function(typingctx, values):
+        result_type = result if isinstance(result, types.Type) else result(values)
+
         def codegen(context, builder, sig, args):
-            return codegen_one(builder, args[0])
+            return instruction(builder, args[0], context.get_value_type(result_type))
 
-        return signature(result or values, values), codegen
+        return signature(result_type, values), codegen
 
-    return typed
+    return function
 
 
-def llvm_function(name, result, flags=()):
-    """Call of an LLVM intrinsic that takes one vector, by its full name."""
+def call_llvm(name, flags=()):
+    """An LLVM intrinsic, by its name without the suffix for the type of vector."""
 
-    def call(builder, values):
-        function = cgutils.get_or_insert_function(builder.module, ir.FunctionType(result, [values.type]), name)
+    def call(builder, values, result):
+        suffix = f".v{values.type.count}{'i1' if values.type.element == ir.IntType(1) else 'f32'}"
+        function_type = ir.FunctionType(result, [values.type])
+        function = cgutils.get_or_insert_function(builder.module, function_type, name + suffix)
         return builder.call(function, [values], fastmath=flags)
 
     return call
 
 
-square_root = intrinsic(unary(llvm_function(f"llvm.sqrt.v{LANES}f32", vector(F32))))
-magnitude = intrinsic(unary(llvm_function(f"llvm.fabs.v{LANES}f32", vector(F32))))
-largest_lane = intrinsic(unary(llvm_function(f"llvm.vector.reduce.fmax.v{LANES}f32", F32, ("nnan",)), types.float32))
-smallest_lane = intrinsic(unary(llvm_function(f"llvm.vector.reduce.fmin.v{LANES}f32", F32, ("nnan",)), types.float32))
-mask_bits = intrinsic(
-    unary(lambda builder, mask: builder.zext(builder.bitcast(mask, ir.IntType(LANES)), I32), types.int32)
-)
-any_lane = intrinsic(unary(llvm_function(f"llvm.vector.reduce.or.v{LANES}i1", BIT), types.boolean))
-float_lanes = intrinsic(unary(lambda builder, values: builder.sitofp(values, vector(F32)), FLOATS))
-int_lanes = intrinsic(unary(lambda builder, values: builder.fptosi(values, vector(I32)), INTS))
+def bits_of_mask(builder, mask, result):
+    return builder.zext(builder.bitcast(mask, ir.IntType(mask.type.count)), result)
+
+
+square_root = function_of_one(lambda lanes: lanes, call_llvm("llvm.sqrt"))
+magnitude = function_of_one(lambda lanes: lanes, call_llvm("llvm.fabs"))
+float_lanes = function_of_one(lambda lanes: lanes.of(FLOAT), Builder.sitofp)
+int_lanes = function_of_one(lambda lanes: lanes.of(INT), Builder.fptosi)
+any_lane = function_of_one(types.boolean, call_llvm("llvm.vector.reduce.or"))
+largest_lane = function_of_one(types.float32, call_llvm("llvm.vector.reduce.fmax", ("nnan",)))  # no NaN, please
+smallest_lane = function_of_one(types.float32, call_llvm("llvm.vector.reduce.fmin", ("nnan",)))
+mask_bits = function_of_one(types.int64, bits_of_mask)  # bit k is lane k
 
 
 @helper

@@ -1,7 +1,7 @@
 """The scale searches of ggml, one block per lane; each follows its original in ggml-quants.c operation by operation.
 
-All arrays are tiles, [n, LANES]: x f32 holds the values, `size` rows of it are one (sub-)block, weight f32 says how
-much an error in a value counts, codes u8 takes the integers found, and scale arrays f32 hold one row per (sub-)block.
+All arrays are tiles, [n, LANES]: x f32 holds the values, weight f32 says how much an error in each counts, codes u8
+takes the integers found. A search looks at `size` rows from `first` on, one (sub-)block in each lane.
 
 Values are clamped before they are rounded, which gives the same integers as the other way round and keeps them where
 `nearest` works. Where sums overflow (the originals end in NaN) the first guess of a scale stands.
@@ -28,7 +28,7 @@ def code_of(x, largest):
 
 @helper
 def signed_code_of(x, n):
-    """Nearest integer within -n .. n - 1."""
+    """Nearest integer within -n .. n - 1; NaN gives -n."""
     return nearest(smaller(larger(x, -n), n - 1))
 
 
@@ -49,7 +49,16 @@ def first_largest(x, first, size):
 
 
 @helper
-def infinite_if_small(largest):
+def largest_positive(x):
+    """The largest value in each lane, at least 0."""
+    largest = broadcast(0)
+    for i in range(x.shape[0]):
+        largest = larger(load(x, i), largest)
+    return largest
+
+
+@helper
+def infinite_if_tiny(largest):
     """Infinity where below GROUP_MAX_EPS: the inverse scale, so divided, is zero, and so are all codes."""
     return select(magnitude(largest) < GROUP_MAX_EPS, INFINITY, largest)
 
@@ -99,8 +108,12 @@ def affine_error(x, weight, first, rounded, scale, minimum, absolute):
 
 
 @helper
-def affine_search_one(x, weight, first, max_code, grid, absolute, rounded):
-    """Scale, minimum and sum of weights; the codes are those of inverse * (x - base), also returned."""
+def affine_search(x, weight, first, max_code, grid, absolute, rounded, codes):
+    """Scale, -minimum and sum of weights for codes 0 .. max_code (`make_qkx2_quants`, `make_qkx3_quants`).
+
+    grid is (start, step, n): inverse scales (max_code + start + step k) / range are tried, k = 0 .. n, each followed
+    by the least-squares scale and minimum. rounded f32 [size, LANES] is scratch.
+    """
     start, step, n_steps = grid
     minimum, highest, sum_w, sum_x = weighted_range(x, weight, first, rounded.shape[0])
     base = minimum
@@ -126,35 +139,17 @@ def affine_search_one(x, weight, first, max_code, grid, absolute, rounded):
         minimum = select(better, this_minimum, minimum)
         inverse = select(better, this_inverse, inverse)
         base = select(better, this_base, base)
-    return scale, minimum, sum_w, inverse, base
+    for i in range(first, first + rounded.shape[0]):
+        store(codes, i, int_lanes(code_of(inverse * (load(x, i) - base), max_code)))
+    return scale, -minimum, sum_w
 
 
-@kernel
-def affine_search(x, weight, size, max_code, grid, absolute, codes, found):
-    """Scale and minimum for codes 0 .. max_code (`make_qkx2_quants`, `make_qkx3_quants`).
-
-    grid is (start, step, n): inverse scales (max_code + start + step k) / range are tried, k = 0 .. n, each followed
-    by the least-squares scale and minimum. found f32 [3, n / size, LANES] takes scale, -minimum, sum of weights.
-    """
-    rounded = np.empty((size, x.shape[1]), np.float32)
-    for sub in range(x.shape[0] // size):
-        first = sub * size
-        scale, minimum, sum_w, inverse, base = affine_search_one(x, weight, first, max_code, grid, absolute, rounded)
-        store(found[0], sub, scale)
-        store(found[1], sub, -minimum)
-        store(found[2], sub, sum_w)
-        for i in range(first, first + size):
-            store(codes, i, int_lanes(code_of(inverse * (load(x, i) - base), max_code)))
-
-
-@kernel
-def affine_codes(x, size, max_code, scale, minimum, codes):
-    """Codes for given scales and minimums f32 [n / size, LANES]; where a scale is zero, codes stay as they are."""
-    for sub in range(scale.shape[0]):
-        s, m = load(scale, sub), load(minimum, sub)
-        for i in range(size * sub, size * (sub + 1)):
-            l = int_lanes(code_of((load(x, i) + m) / s, max_code))
-            store(codes, i, select(s == 0, load(codes, i), l))
+@helper
+def affine_codes(x, first, size, max_code, scale, minimum, codes):
+    """Codes for a given scale and minimum; where the scale is zero they stay as they are."""
+    for i in range(first, first + size):
+        l = int_lanes(code_of((load(x, i) + minimum) / scale, max_code))
+        store(codes, i, select(scale == 0, load(codes, i), l))
 
 
 # --- a scale for integers on both sides of zero, -n .. n - 1, stored as codes 0 .. 2 n - 1 --------------------------
@@ -172,184 +167,165 @@ def symmetric_sums(x, weight, first, size, inverse, n):
     return sum_lx, sum_l2
 
 
-@kernel
-def symmetric_search(x, weight, size, n, codes, scale):
+@helper
+def symmetric_search(x, weight, first, size, n, codes):
     """Scale for integers -n .. n - 1 (`make_qx_quants`, rmse_type 1); 0, and codes 0, where all is tiny.
 
     The value of largest magnitude goes to -n, then to -n -+ 0.1 k for k up to 9, each followed by the least-squares
     scale.
     """
-    for sub in range(scale.shape[0]):
-        first = size * sub
-        largest = infinite_if_small(first_largest(x, first, size))
-        best_inverse = -n / largest
-        sum_lx, sum_l2 = symmetric_sums(x, weight, first, size, best_inverse, n)
-        best_scale = select(sum_l2 == 0, 0, sum_lx / sum_l2)
-        best = best_scale * sum_lx
-        for k in range(-9, 10):
-            if k == 0:
-                continue
-            inverse = -(np.float32(n) + TENTH * np.float32(k)) / largest
-            sum_lx, sum_l2 = symmetric_sums(x, weight, first, size, inverse, n)
-            better = (sum_l2 > 0) & (sum_lx * sum_lx > best * sum_l2)
-            best_scale = select(better, sum_lx / sum_l2, best_scale)
-            best = select(better, best_scale * sum_lx, best)
-            best_inverse = select(better, inverse, best_inverse)
-        zero = largest == INFINITY
-        store(scale, sub, select(zero, 0, finite_or(best_scale, largest / -n)))
-        for i in range(first, first + size):
-            store(codes, i, select(zero, 0, int_lanes(signed_code_of(best_inverse * load(x, i), n)) + n))
+    largest = infinite_if_tiny(first_largest(x, first, size))
+    best_inverse = -n / largest
+    sum_lx, sum_l2 = symmetric_sums(x, weight, first, size, best_inverse, n)
+    scale = select(sum_l2 == 0, 0, sum_lx / sum_l2)
+    best = scale * sum_lx
+    for k in range(-9, 10):
+        if k == 0:
+            continue
+        inverse = -(np.float32(n) + TENTH * np.float32(k)) / largest
+        sum_lx, sum_l2 = symmetric_sums(x, weight, first, size, inverse, n)
+        better = (sum_l2 > 0) & (sum_lx * sum_lx > best * sum_l2)
+        scale = select(better, sum_lx / sum_l2, scale)
+        best = select(better, scale * sum_lx, best)
+        best_inverse = select(better, inverse, best_inverse)
+    tiny = largest == INFINITY
+    for i in range(first, first + size):
+        store(codes, i, select(tiny, 0, int_lanes(signed_code_of(best_inverse * load(x, i), n)) + n))
+    return select(tiny, 0, finite_or(scale, largest / -n))
 
 
 @kernel
-def descent_search(x, size, n, codes, scale):
-    """Scale for integers -n .. n - 1 with weights x^2 (`make_q3_quants`); 0, and codes 0, where all is tiny.
-
-    The value of largest magnitude goes to -n; then sweeps move one integer at a time while that helps.
-    """
-    rounded = np.empty((size, x.shape[1]), np.float32)
+def symmetric_scales(x, weight, size, n, codes, scale):
+    """`symmetric_search` for every `size` rows; scale f32 [n_rows / size, LANES]."""
     for sub in range(scale.shape[0]):
-        first = size * sub
-        largest = infinite_if_small(first_largest(x, first, size))
-        inverse = -n / largest
-        sum_lx = sum_l2 = broadcast(0)
-        for i in range(size):
-            v = load(x, first + i)
-            l = signed_code_of(inverse * v, n)
-            store(rounded, i, l)
-            sum_lx += v * v * v * l
-            sum_l2 += v * v * l * l
-        for _ in range(SWEEPS):
-            changed = broadcast(False)
-            for i in range(size):
-                v, l = load(x, first + i), load(rounded, i)
-                lx = sum_lx - v * v * v * l
-                l2 = sum_l2 - v * v * l * l
-                new_l = signed_code_of(v * l2 / lx, n)
-                new_lx = lx + v * v * v * new_l
-                new_l2 = l2 + v * v * new_l * new_l
-                better = (lx > 0) & (new_l != l) & (new_l2 > 0)
-                better &= new_lx * new_lx * sum_l2 > sum_lx * sum_lx * new_l2
-                store(rounded, i, select(better, new_l, l))
-                sum_lx = select(better, new_lx, sum_lx)
-                sum_l2 = select(better, new_l2, sum_l2)
-                changed |= better
-            if not any_lane(changed):
-                break
-        zero = largest == INFINITY
-        store(scale, sub, select(sum_l2 > 0, finite_or(sum_lx / sum_l2, largest / -n), 0))
-        for i in range(size):
-            store(codes, first + i, select(zero, 0, int_lanes(load(rounded, i)) + n))
-
-
-@kernel
-def symmetric_codes(x, size, n, scale, codes):
-    """Codes for given scales f32 [n / size, LANES]; where a scale is zero, codes stay as they are."""
-    for sub in range(scale.shape[0]):
-        s = load(scale, sub)
-        for i in range(size * sub, size * (sub + 1)):
-            l = int_lanes(signed_code_of(load(x, i) / s, n)) + n
-            store(codes, i, select(s == 0, load(codes, i), l))
-
-
-# --- the scales' own scale: integers 0 .. max_code for the scales of a super-block -----------------------------------
+        store(scale, sub, symmetric_search(x, weight, size * sub, size, n, codes))
 
 
 @helper
-def positive_error(x, weight, first, size, inverse, max_code):
-    """Weighted sum of squared errors."""
+def descent_search(x, first, n, rounded, codes):
+    """Scale for integers -n .. n - 1 with weights x^2 (`make_q3_quants`); 0, and codes 0, where all is tiny.
+
+    The value of largest magnitude goes to -n; then sweeps move one integer at a time while that helps.
+    rounded f32 [size, LANES] is scratch.
+    """
+    size = rounded.shape[0]
+    largest = infinite_if_tiny(first_largest(x, first, size))
+    inverse = -n / largest
+    sum_lx = sum_l2 = broadcast(0)
+    for i in range(size):
+        v = load(x, first + i)
+        l = signed_code_of(inverse * v, n)
+        store(rounded, i, l)
+        sum_lx += v * v * v * l
+        sum_l2 += v * v * l * l
+    for _ in range(SWEEPS):
+        changed = broadcast(False)
+        for i in range(size):
+            v, l = load(x, first + i), load(rounded, i)
+            lx = sum_lx - v * v * v * l
+            l2 = sum_l2 - v * v * l * l
+            new_l = signed_code_of(v * l2 / lx, n)
+            new_lx = lx + v * v * v * new_l
+            new_l2 = l2 + v * v * new_l * new_l
+            better = (lx > 0) & (new_l != l) & (new_l2 > 0) & (new_lx * new_lx * sum_l2 > sum_lx * sum_lx * new_l2)
+            store(rounded, i, select(better, new_l, l))
+            sum_lx = select(better, new_lx, sum_lx)
+            sum_l2 = select(better, new_l2, sum_l2)
+            changed |= better
+        if not any_lane(changed):
+            break
+    tiny = largest == INFINITY
+    for i in range(size):
+        store(codes, first + i, select(tiny, 0, int_lanes(load(rounded, i)) + n))
+    return select(sum_l2 > 0, finite_or(sum_lx / sum_l2, largest / -n), 0)
+
+
+@helper
+def symmetric_codes(x, first, size, n, scale, codes):
+    """Codes for a given scale; where that is zero they stay as they are."""
+    for i in range(first, first + size):
+        l = int_lanes(signed_code_of(load(x, i) / scale, n)) + n
+        store(codes, i, select(scale == 0, load(codes, i), l))
+
+
+# --- a scale for the scales of a super-block: all rows of x --------------------------------------------------------
+
+
+@helper
+def positive_error(x, weight, inverse, max_code):
+    """Weighted sum of squared errors of integers 0 .. max_code."""
     scale = 1 / inverse
     error = broadcast(0)
-    for i in range(first, first + size):
+    for i in range(x.shape[0]):
         diff = load(x, i) - scale * code_of(inverse * load(x, i), max_code)
         error += load(weight, i) * diff * diff
     return error
 
 
 @helper
-def positive_sweep(x, weight, first, size, max_code, rounded, sum_lx, sum_l2):
+def positive_sweep(x, weight, max_code, integers, sum_lx, sum_l2):
     """Move one integer at a time where that helps; the new sums, and whether any moved."""
     changed = broadcast(False)
-    for i in range(first, first + size):
-        v, w, l = load(x, i), load(weight, i), load(rounded, i)
+    for i in range(x.shape[0]):
+        v, w, l = load(x, i), load(weight, i), load(integers, i)
         lx = sum_lx - w * v * l
         l2 = sum_l2 - w * l * l
         new_l = code_of(v * l2 / lx, max_code)
         new_lx = lx + w * v * new_l
         new_l2 = l2 + w * new_l * new_l
         better = (lx > 0) & (l2 > 0) & (new_l != l) & (new_lx * new_lx * sum_l2 > sum_lx * sum_lx * new_l2)
-        store(rounded, i, select(better, new_l, l))
+        store(integers, i, select(better, new_l, l))
         sum_lx = select(better, new_lx, sum_lx)
         sum_l2 = select(better, new_l2, sum_l2)
         changed |= better
     return sum_lx, sum_l2, any_lane(changed)
 
 
-@kernel
-def positive_search(x, weight, size, max_code, rounded, scale):
-    """Scale for non-negative x and integers 0 .. max_code (`make_qp_quants`); 0, and integers 0, where all is tiny.
+@helper
+def positive_search(x, weight, max_code, integers):
+    """Scale for non-negative x and integers 0 .. max_code f32 (`make_qp_quants`); all 0 where all is tiny.
 
-    A small grid of inverse scales, then sweeps that move one integer at a time. rounded f32 like x, scale f32
-    [n / size, LANES].
+    A small grid of inverse scales, then sweeps that move one integer at a time.
     """
-    for sub in range(scale.shape[0]):
-        first = size * sub
-        largest = infinite_if_small(largest_positive(x, first, size))
-        best_inverse = max_code / largest
-        best = positive_error(x, weight, first, size, best_inverse, max_code)
-        for k in range(-4, 5):
-            if k == 0:
-                continue
-            inverse = (TENTH * np.float32(k) + np.float32(max_code)) / largest
-            error = positive_error(x, weight, first, size, inverse, max_code)
-            best_inverse = select(error < best, inverse, best_inverse)
-            best = select(error < best, error, best)
-        sum_lx = sum_l2 = broadcast(0)
-        for i in range(first, first + size):
-            v, w = load(x, i), load(weight, i)
-            l = code_of(best_inverse * v, max_code)
-            store(rounded, i, l)
-            sum_lx += w * v * l
-            sum_l2 += w * l * l
-        for _ in range(SWEEPS):
-            sum_lx, sum_l2, changed = positive_sweep(x, weight, first, size, max_code, rounded, sum_lx, sum_l2)
-            if not changed:
-                break
-        store(scale, sub, select(sum_l2 > 0, finite_or(sum_lx / sum_l2, largest / max_code), 0))
-
-
-@kernel
-def largest_to_max_code(x, size, max_code, rounded, scale):
-    """Scale for non-negative x that makes the largest max_code (as `quantize_row_q4_K_ref` does with its scales)."""
-    for sub in range(scale.shape[0]):
-        first = size * sub
-        largest = largest_positive(x, first, size)
-        inverse = select(largest > 0, max_code / largest, 0)
-        for i in range(first, first + size):
-            store(rounded, i, code_of(inverse * load(x, i), max_code))
-        store(scale, sub, largest / max_code)
+    largest = infinite_if_tiny(largest_positive(x))
+    best_inverse = max_code / largest
+    best = positive_error(x, weight, best_inverse, max_code)
+    for k in range(-4, 5):
+        if k == 0:
+            continue
+        inverse = (TENTH * np.float32(k) + np.float32(max_code)) / largest
+        error = positive_error(x, weight, inverse, max_code)
+        best_inverse = select(error < best, inverse, best_inverse)
+        best = select(error < best, error, best)
+    sum_lx = sum_l2 = broadcast(0)
+    for i in range(x.shape[0]):
+        v, w = load(x, i), load(weight, i)
+        l = code_of(best_inverse * v, max_code)
+        store(integers, i, l)
+        sum_lx += w * v * l
+        sum_l2 += w * l * l
+    for _ in range(SWEEPS):
+        sum_lx, sum_l2, changed = positive_sweep(x, weight, max_code, integers, sum_lx, sum_l2)
+        if not changed:
+            break
+    return select(sum_l2 > 0, finite_or(sum_lx / sum_l2, largest / max_code), 0)
 
 
 @helper
-def largest_positive(x, first, size):
-    """The largest value in each lane, at least 0."""
-    largest = broadcast(0)
-    for i in range(first, first + size):
-        largest = larger(load(x, i), largest)
-    return largest
+def largest_to_max_code(x, max_code, integers):
+    """Scale for non-negative x that makes the largest max_code; integers f32 likewise."""
+    largest = largest_positive(x)
+    inverse = select(largest > 0, max_code / largest, 0)
+    for i in range(x.shape[0]):
+        store(integers, i, code_of(inverse * load(x, i), max_code))
+    return largest / max_code
 
 
-@kernel
-def largest_to_minus_n(x, size, n, smallest, integers, scale):
-    """Scale that makes the value of largest magnitude -n, and integers -n .. n - 1 (f32, like x) for all of them.
-
-    Where that value is below `smallest`, scale and integers are zero.
-    """
-    for sub in range(scale.shape[0]):
-        first = size * sub
-        largest = first_largest(x, first, size)
-        zero = magnitude(largest) < smallest
-        inverse = -n / largest
-        for i in range(first, first + size):
-            store(integers, i, select(zero, 0, signed_code_of(inverse * load(x, i), n)))
-        store(scale, sub, select(zero, 0, 1 / inverse))
+@helper
+def largest_to_minus_n(x, n, integers):
+    """The value of largest magnitude and the scale that makes it -n; integers -n .. n - 1 f32, all -n if it is zero."""
+    largest = first_largest(x, 0, x.shape[0])
+    inverse = -n / largest
+    for i in range(x.shape[0]):
+        store(integers, i, signed_code_of(inverse * load(x, i), n))
+    return largest, 1 / inverse

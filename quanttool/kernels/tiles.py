@@ -1,46 +1,66 @@
-"""Blocks side by side: from rows of blocks to tiles and back.
+"""Blocks side by side: LANES consecutive blocks become a tile [size, LANES], in which lane k is block k, and back.
 
-LANES consecutive blocks make a tile, in which lane k is block k: values f32 [size, LANES], bytes u8 [block_bytes,
-LANES]. The tiles of a slab stand one after the other in one array [n_tiles * size, LANES], so a search over sub-blocks
-of 32 sees nothing but groups of 32 rows, whatever the block is. The last tile is filled up with copies of blocks.
+Kernels that work tile by tile, in cache, use `load_tile` and `store_tile`. `as_tiles` and `store_tiles` turn a whole
+slab, its tiles one after the other in an array [n_tiles * size, LANES].
 """
 
 import numpy as np
 
-from .jit import kernel
-from .lanes import LANES
+from .jit import helper, kernel
+from .lanes import LANES, load, store
+from .rounding import f16_bits, f16_value, within_f16
 
 
-@kernel
-def load_tiles(blocks, tiles):
-    """blocks [n_blocks, size] -> tiles [n_tiles * size, LANES]; beyond the last block it begins again.
+@helper
+def load_tile(blocks, first, tile):
+    """Blocks [n_blocks, size] from `first` on to tile [size, LANES]; beyond the last block it begins again.
 
-    Beginning again also spreads importance, one row of blocks, over all rows.
+    Beginning again fills the lanes of the last tile, and spreads importance, one row of blocks, over all rows.
     """
-    n_blocks, size = blocks.shape
-    block = 0
-    for first in range(0, tiles.shape[0], size):
-        for lane in range(LANES):
-            for i in range(size):
-                tiles[first + i, lane] = blocks[block, i]
-            block += 1
-            if block == n_blocks:
-                block = 0
+    for lane in range(LANES):
+        block = (first + lane) % blocks.shape[0]
+        for i in range(tile.shape[0]):
+            tile[i, lane] = blocks[block, i]
 
 
-@kernel
-def store_tiles(tiles, out):
-    """tiles [n_tiles * size, LANES] -> out [n_blocks, size], as many blocks as there are."""
-    n_blocks, size = out.shape
-    for block in range(n_blocks):
-        first = block // LANES * size
-        lane = block % LANES
-        for i in range(size):
-            out[block, i] = tiles[first + i, lane]
+@helper
+def store_tile(tile, first, blocks):
+    """Tile [size, LANES] to blocks [n_blocks, size] from `first` on, as many as there are."""
+    for lane in range(min(LANES, blocks.shape[0] - first)):
+        for i in range(tile.shape[0]):
+            blocks[first + lane, i] = tile[i, lane]
+
+
+@helper
+def round_to_f16(values, bits, row):
+    """Lanes rounded to what float16 can hold, never infinity; their float16 bits go to a row of bits i32 [n, LANES]."""
+    lanes = np.empty((1, LANES), np.float32)
+    store(lanes, 0, values)
+    for lane in range(LANES):
+        half = f16_bits(within_f16(lanes[0, lane]))
+        bits[row, lane] = half
+        lanes[0, lane] = f16_value(half)
+    return load(lanes, 0)
 
 
 def n_tiles(n_blocks: int) -> int:
     return -(-n_blocks // LANES)
+
+
+@kernel
+def load_tiles(blocks, tiles):
+    """Blocks [n_blocks, size] to tiles [n_tiles * size, LANES], from the beginning again when they run out."""
+    size = blocks.shape[1]
+    for n in range(tiles.shape[0] // size):
+        load_tile(blocks, n * LANES, tiles[size * n : size * (n + 1)])
+
+
+@kernel
+def store_tiles(tiles, blocks):
+    """Tiles [n_tiles * size, LANES] to blocks [n_blocks, size], as many as there are."""
+    size = blocks.shape[1]
+    for n in range(tiles.shape[0] // size):
+        store_tile(tiles[size * n : size * (n + 1)], n * LANES, blocks)
 
 
 def as_tiles(blocks, n_blocks: int | None = None):

@@ -9,7 +9,6 @@ from hypothesis.extra.numpy import arrays
 
 from quanttool.formats import block_format, dequantize_rows, quantize_rows
 from quanttool.kernels.lanes import LANES
-from quanttool.kernels.tiles import store_tiles
 from tests import naive
 
 LEGACY = ["Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0"]
@@ -108,10 +107,8 @@ def test_packing_loses_nothing(name, n_codes, n_sub, lowest_scale, n_scales):
         expected = scale * (codes - n_codes // 2).astype(np.float32)
 
     bits = [half.view(np.uint16).astype(np.int32) for half in (d, dmin)]
-    integers = [scales.astype(np.float32), mins.astype(np.float32)]
+    integers = [scales[None].astype(np.float32), mins[None].astype(np.float32)]
     arguments = [*integers, *bits] if affine else [integers[0], bits[0]]
-    block_bytes = block_format(name).type.block_bytes
-    tiles, blocks = np.empty((block_bytes, LANES), np.uint8), np.empty((LANES, block_bytes), np.uint8)
-    type(block_format(name)).pack(codes.astype(np.uint8), *arguments, tiles)
-    store_tiles(tiles, blocks)
+    blocks = np.empty((LANES, block_format(name).type.block_bytes), np.uint8)
+    type(block_format(name)).pack(codes[None].astype(np.uint8), *arguments, blocks)
     np.testing.assert_array_equal(dequantize_rows(blocks, name, 256), expected.T)

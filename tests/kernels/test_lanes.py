@@ -1,4 +1,4 @@
-"""Lanes against numpy: every operation on sixteen numbers, with zeros, infinities and NaN among them."""
+"""Lanes against numpy: every operation, with zeros, infinities and NaN among the numbers."""
 
 import operator
 
@@ -7,11 +7,12 @@ import pytest
 
 from quanttool.kernels import lanes
 from quanttool.kernels.jit import helper
+from quanttool.kernels.lanes import LANES
 
 SPECIAL = [0.0, -0.0, 1.0, -1.0, np.inf, -np.inf, np.nan, 1e-45, 3e38, 2.5]
 FLOATS = np.array([SPECIAL + [7.0, -3.0, 0.1, 1e-3, -2.5, 8.0], SPECIAL[::-1] + [7.0, 3.0, -0.1, 1e3, 0.5, -8.0]])
-FLOATS = FLOATS.astype(np.float32)
-INTS = np.random.default_rng(2).integers(-1000, 1000, (2, 16)).astype(np.int32)
+FLOATS = np.tile(FLOATS.astype(np.float32), LANES // 16)
+INTS = np.random.default_rng(2).integers(-1000, 1000, (2, LANES)).astype(np.int32)
 
 
 def bits(values):
@@ -25,7 +26,7 @@ def check(function, values, expected):
     def run(values, out):
         lanes.store(out, 0, function(lanes.load(values, 0), lanes.load(values, 1)))
 
-    out = np.empty((1, 16), expected.dtype)
+    out = np.empty((1, LANES), expected.dtype)
     run(values, out)
     nan = np.isnan(expected)
     assert np.array_equal(bits(out[0])[~nan], bits(expected)[~nan])
@@ -73,7 +74,7 @@ def test_larger_and_smaller_give_the_second_for_nan():
 def test_a_number_stands_in_all_lanes_as_float32():
     with np.errstate(all="ignore"):
         check(helper(lambda a, b: a * 0.1 + 3), FLOATS, FLOATS[0] * np.float32(0.1) + np.float32(3))
-    check(helper(lambda a, b: lanes.broadcast(0.1) - 1), FLOATS, np.full(16, np.float32(0.1) - np.float32(1)))
+    check(helper(lambda a, b: lanes.broadcast(0.1) - 1), FLOATS, np.full(LANES, np.float32(0.1) - np.float32(1)))
 
 
 def test_functions_of_one():
@@ -91,17 +92,25 @@ def test_over_all_lanes():
         a = lanes.load(values, 0)
         return lanes.largest_lane(a), lanes.smallest_lane(a), lanes.any_lane(a > 7.5), lanes.any_lane(a > 8.5)
 
-    values = np.arange(-7, 9, dtype=np.float32)[None, ::-1].copy()
-    assert run(values) == (8, -7, True, False)
+    values = np.arange(8, 8 - LANES, -1, dtype=np.float32)[None]
+    assert run(values) == (8, 9 - LANES, True, False)
 
 
-def test_places_in_other_arrays_and_bytes():
+def test_mask_bits_begin_with_lane_0():
+    @helper
+    def run(values):
+        return lanes.mask_bits(lanes.load(values, 0) > 0)
+
+    assert run(np.eye(1, LANES, 5, dtype=np.float32)) == 1 << 5
+
+
+def test_parts_of_flat_arrays_and_bytes():
     @helper
     def run(values, out):
-        lanes.store(out, (1, 3), lanes.int_lanes(lanes.load(values, (2, 1))))
+        lanes.store(out, 3, lanes.int_lanes(lanes.load_16(values, 1)))
+        return lanes.largest_lane(lanes.float_lanes(lanes.load_16(out, 3)))
 
-    values = np.arange(100, dtype=np.float32).reshape(5, 20) * 7
-    out = np.zeros((2, 19), np.uint8)
-    run(values, out)
-    assert not out[0].any() and not out[1, :3].any()
-    np.testing.assert_array_equal(out[1, 3:], values[2, 1:17].astype(np.int32) & 255)
+    values = np.arange(20, dtype=np.float32) * 17
+    out = np.zeros(20, np.uint8)
+    assert run(values, out) == 255
+    np.testing.assert_array_equal(out, [0, 0, 0, *(values[1:17].astype(np.int32) & 255), 0])
