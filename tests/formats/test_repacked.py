@@ -92,7 +92,7 @@ def test_values_and_bytes_are_those_of_the_base_type(name):
 
 
 def test_rows_that_do_not_divide():
-    with pytest.raises(UsageError, match="IQ4_K_R4 weaves 4 rows together, a tensor of 6 rows"):
+    with pytest.raises(UsageError, match="IQ4_K_R4 weaves 4 rows together, got 6 rows"):
         quantize_rows(np.zeros((6, 256), np.float32), "IQ4_K_R4")
     with pytest.raises(UsageError, match="do not divide"):
         quantize_rows(np.zeros((16, 3), np.float32), "BF16_R16")
