@@ -11,6 +11,7 @@ from .recipes import dialect_option, given_rules
 
 if TYPE_CHECKING:
     from ..quantize.plan import Plan
+    from ..recipes.repack import Repacking
 
 EPILOG = """
 \b
@@ -48,6 +49,9 @@ Examples:
 @click.option("--tensor-type-file", metavar="FILE", help="More of these, between white space.")
 @click.option("--recipe", "recipe_source", metavar="RECIPE", help="A recipe's file, or its text: 'REGEX=TYPE,...'.")
 @dialect_option
+@click.option("--repack", is_flag=True, help="With COPY: weave rows together, as ik_llama.cpp's _R4 and _R8 types.")
+@click.option("--unpack", is_flag=True, help="With COPY: take woven rows apart again.")
+@click.option("--repack-pattern", "repack_patterns", multiple=True, metavar="REGEX", help="Only tensors that match.")
 @click.option("--dry-run", is_flag=True, help="Show the plan with its exact sizes; OUT.gguf may be left out.")
 @threads_option
 @json_option
@@ -64,6 +68,9 @@ def command(
     tensor_type_file: str | None,
     recipe_source: str | None,
     recipe_dialect: str | None,
+    repack: bool,
+    unpack: bool,
+    repack_patterns: tuple[str, ...],
     dry_run: bool,
     threads: int | None,
     as_json: bool,
@@ -92,6 +99,7 @@ def command(
         token_embedding_type=weight_type(token_embedding_type) if token_embedding_type else None,
         rules=given_rules(tensor_types, tensor_type_file, recipe, pure),
         imatrix=bool(imatrix_path),
+        repacking=_repacking(repack, unpack, repack_patterns),
     )
     source = open_gguf(model, header_only=dry_run)
     if output and not dry_run:
@@ -128,6 +136,16 @@ def _output_and_type(words: tuple[str, ...], dry_run: bool, base: str) -> tuple[
     if base and len(words) == (0 if dry_run else 1):
         return (None if dry_run else words[0]), base
     raise click.UsageError("expected IN.gguf OUT.gguf TYPE" + (" or IN.gguf TYPE" if dry_run else ""))
+
+
+def _repacking(repack: bool, unpack: bool, patterns: tuple[str, ...]) -> "Repacking | None":
+    from ..recipes.repack import parse_repacking
+
+    if repack and unpack:
+        raise click.UsageError("--repack and --unpack are opposites; give one of them")
+    if patterns and not (repack or unpack):
+        raise click.UsageError("--repack-pattern goes with --repack or --unpack")
+    return parse_repacking(patterns, unpack) if repack or unpack else None
 
 
 def plan_rows(plan: "Plan") -> list:

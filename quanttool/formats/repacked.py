@@ -68,6 +68,15 @@ def unweave(data: NDArray[np.uint8], woven_name: str, n_cols: int) -> NDArray[np
     return out
 
 
+def rewoven(data: NDArray[np.uint8], source: str, target: str, n_cols: int) -> NDArray[np.uint8]:
+    """Rows of a type as rows of its interleaved type, or the other way: u8 [n_rows, row_bytes] both."""
+    if block_format(source).type.rows_interleaved > 1:
+        return unweave(data, source, n_cols)
+    out = np.empty((len(data), block_format(target).type.row_bytes(n_cols)), np.uint8)
+    weave(np.ascontiguousarray(data), target, out)
+    return out
+
+
 def check_rows(name: str, n_rows: int, rows: int, bytes_of_blocks: int, block_bytes: int) -> None:
     """Raise UsageError unless rows come in whole groups of whole blocks."""
     if n_rows % rows:

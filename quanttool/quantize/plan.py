@@ -12,6 +12,7 @@ from ..ggml_types import GGMLType
 from ..imatrix import Imatrix
 from ..recipes.limits import TOKEN_EMBEDDINGS, unwoven
 from ..recipes.mixes import requires_imatrix
+from ..recipes.repack import Repacking, same_weights
 from ..recipes.resolve import OUTPUT, Choice, Request, Target, resolve
 
 QUANTIZATION_VERSION = 2  # GGML_QNT_VERSION
@@ -42,7 +43,13 @@ class PlannedTensor:
 
     @property
     def converts(self) -> bool:
+        """The type changes."""
         return self.type is not self.source.type
+
+    @property
+    def searches(self) -> bool:
+        """The weights are quantized, not just copied or woven otherwise."""
+        return self.converts and not same_weights(self.type, self.source.type)
 
 
 @dataclass
@@ -109,7 +116,7 @@ def make_plan(
     choices = resolve(metadata, tensors, request)
     plan = Plan(
         tensors=[],
-        metadata=output_metadata(metadata, request.target, imatrix, imatrix_name),
+        metadata=output_metadata(metadata, request.target, imatrix, imatrix_name, request.repacking),
         alignment=metadata.get("general.alignment", DEFAULT_ALIGNMENT),
     )
     covered = _covered(choices, imatrix, imatrix_name, plan.warnings) if imatrix else set()
@@ -168,7 +175,7 @@ def _covered(choices: list[Choice], imatrix: Imatrix, imatrix_name: str, warning
 def _find_problems(plan: Plan, request: Request, allow_requantize: bool) -> None:
     needs_importance = requires_imatrix(request.target.mix)
     for tensor in plan.tensors:
-        if not tensor.converts:
+        if not tensor.searches:
             continue
         exempt = tensor.name in (*TOKEN_EMBEDDINGS, OUTPUT)
         if unwoven(tensor.type).name in needs_importance and not tensor.importance and not exempt:
@@ -187,7 +194,11 @@ def _find_problems(plan: Plan, request: Request, allow_requantize: bool) -> None
 
 
 def output_metadata(
-    source: Metadata, target: Target, imatrix: Imatrix | None, imatrix_name: str
+    source: Metadata,
+    target: Target,
+    imatrix: Imatrix | None,
+    imatrix_name: str,
+    repacking: Repacking | None = None,
 ) -> dict[str, tuple[GGUFValueType, bytes]]:
     """The source's metadata with what a quantizer changes, in the order in which llama-quantize writes it.
 
@@ -200,7 +211,10 @@ def output_metadata(
     if target.mix:
         changed["general.file_type"] = (target.mix.file_type, u32)
     elif target.base is None and isinstance(source.get("general.file_type"), int):
-        changed["general.file_type"] = (source["general.file_type"], u32)
+        number = source["general.file_type"]
+        number = repacking.file_type(number) if repacking else number
+        if number is not None:
+            changed["general.file_type"] = (number, u32)
     if imatrix:
         changed["quantize.imatrix.file"] = (imatrix_name, string)
         if imatrix.datasets:

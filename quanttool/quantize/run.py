@@ -73,7 +73,7 @@ def run(
 def check_formats(plan: Plan) -> None:
     """Raise UsageError if a type cannot be read, cannot be written, or lacks the importance that it needs."""
     for tensor in plan.tensors:
-        if not tensor.converts:
+        if not tensor.searches:
             continue
         block_format(tensor.source.type)
         target = block_format(tensor.type)
@@ -98,7 +98,7 @@ def slabs(plan: Plan, imatrix: Imatrix | None) -> Iterator[Slab]:
 
 def _importance(tensor: PlannedTensor, imatrix: Imatrix | None) -> NDArray[np.float32] | None:
     """f32 [n_matrices, n_cols], or None where the imatrix has no say."""
-    if not (imatrix and tensor.importance and tensor.converts) or block_format(tensor.type).importance == "ignored":
+    if not (imatrix and tensor.importance and tensor.searches) or block_format(tensor.type).importance == "ignored":
         return None
     values = imatrix.importance(tensor.name, tensor.source.n_cols)
     return read_only(np.ascontiguousarray(values, np.float32))
@@ -109,6 +109,10 @@ def _converted(slab: Slab, data: NDArray[np.uint8], search: Search) -> NDArray[n
     tensor = slab.tensor
     if not tensor.converts and tensor.type.name not in ("F32", "F16", "BF16"):
         return data
+    if tensor.converts and not tensor.searches:
+        from ..formats.repacked import rewoven  # brings in every family of ik_llama.cpp
+
+        return rewoven(data, tensor.source.type.name, tensor.type.name, tensor.source.n_cols)
     try:
         rows = _values(block_format(tensor.source.type), data, tensor.source.n_cols)
         check_finite(rows, slab.first_row)

@@ -15,13 +15,14 @@ TOKEN_EMBEDDINGS = ("token_embd.weight", "per_layer_token_embd.weight")
 
 
 @cache
-def _table(name: str) -> dict[str, Any]:
+def read_table(name: str) -> dict[str, Any]:
+    """A TOML file of the shipped recipes/ folder."""
     return tomllib.loads((data_folder("recipes") / name).read_text(encoding="utf-8"))
 
 
 @cache
 def _fallbacks() -> dict[str, str]:
-    table = _table("fallbacks.toml")
+    table = read_table("fallbacks.toml")
     return table["mainline"] | table["ik"]
 
 
@@ -43,7 +44,7 @@ def reason_to_keep(tensor: TensorInfo, arch: str) -> str | None:
         return "not a weight"
     if tensor.type.is_plain and tensor.type.name[0] == "I":
         return "integers"
-    table = _table("never_quantized.toml")
+    table = read_table("never_quantized.toml")
     if name in table["is"]:
         return table["is"][name]
     for pieces in (table["contains"], table["arch"].get(arch, {})):
@@ -55,7 +56,7 @@ def reason_to_keep(tensor: TensorInfo, arch: str) -> str | None:
 
 def unwoven(kind: GGMLType) -> GGMLType:
     """The type whose rows a row-interleaved type (Q4_K_R4) weaves together; other types as they are."""
-    name = _table("fallbacks.toml")["unwoven"].get(kind.name, re.sub(r"_R\d+$", "", kind.name))
+    name = read_table("fallbacks.toml")["unwoven"].get(kind.name, re.sub(r"_R\d+$", "", kind.name))
     return BY_NAME[name] if kind.rows_interleaved > 1 else kind
 
 

@@ -15,6 +15,7 @@ from ..ggml_types import BY_NAME, GGMLType, ggml_type
 from .limits import TOKEN_EMBEDDINGS, fallback, is_token_embedding, reason_to_keep
 from .mixes import Mix, find_mix, near_names
 from .model_facts import ModelFacts, in_layer_order
+from .repack import Repacking
 from .rules import TensorRule, first_match
 
 # Types of files' other contents: no weights are stored in them.
@@ -63,6 +64,7 @@ class Request:
 
     rules:            asked in order, before the mix; the first match wins
     imatrix:          an imatrix will be used; some mixes choose differently then
+    repacking:        of COPY only: rows to weave together or to take apart
     """
 
     target: Target
@@ -72,6 +74,11 @@ class Request:
     token_embedding_type: GGMLType | None = None
     rules: tuple[TensorRule, ...] = ()
     imatrix: bool = False
+    repacking: Repacking | None = None
+
+    def __post_init__(self):
+        if self.repacking and self.target.base is not None:
+            raise UsageError(f"--repack and --unpack go with COPY, not with {self.target.name}")
 
 
 @dataclass(frozen=True)
@@ -102,7 +109,9 @@ def _choices(model: ModelFacts, tensors: list[TensorInfo], request: Request) -> 
     applied = mix.applied_to(model, tensors, request.imatrix) if mix and not request.pure else None
     tied = not any(tensor.name == OUTPUT for tensor in tensors)
     for tensor in tensors:
-        if keep := _reason_to_copy(tensor, model, request):
+        if request.repacking and (kind := request.repacking.type_of(tensor)) is not tensor.type:
+            yield Choice(tensor, kind, "rows taken apart" if request.repacking.unpack else "rows woven together")
+        elif keep := _reason_to_copy(tensor, model, request):
             yield Choice(tensor, tensor.type, keep)
         elif explicit := _explicit(tensor, request):
             yield explicit

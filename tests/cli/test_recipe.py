@@ -92,3 +92,17 @@ def test_mistakes_are_one_line(run, model):
 
 def test_the_option_offers_every_dialect():
     assert recipe_options.DIALECTS == dialects.DIALECTS
+
+
+def test_repack(run, model, tmp_path):
+    assert run("quantize", model, tmp_path / "q.gguf", "Q8_0").code == 0
+    woven = types(run, tmp_path / "q.gguf", "COPY", "--repack", "--repack-pattern", "ffn_up")
+    assert {name for name, kind in woven.items() if kind == "Q8_0_R8"} == {
+        "blk.0.ffn_up.weight", "blk.1.ffn_up_exps.weight",
+    }  # fmt: skip
+    assert run("quantize", tmp_path / "q.gguf", tmp_path / "w.gguf", "COPY", "--repack").code == 0
+    assert run("quantize", tmp_path / "w.gguf", tmp_path / "u.gguf", "COPY", "--unpack").code == 0
+    assert (tmp_path / "u.gguf").read_bytes() == (tmp_path / "q.gguf").read_bytes()
+    for options in (["Q4_0", "--repack"], ["COPY", "--repack-pattern", "a"], ["COPY", "--repack", "--unpack"]):
+        outcome = run("quantize", tmp_path / "q.gguf", tmp_path / "x.gguf", *options)
+        assert outcome.code == 2 and "--repack" in outcome.err and "Traceback" not in outcome.err

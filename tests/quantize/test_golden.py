@@ -67,3 +67,21 @@ def test_every_tensor_has_the_type_and_bytes_of_llama_quantize(smollm2_768, shar
         for name, tensor in written.tensors.items()
     }
     assert digests == json.loads((GOLDEN / f"s768-f32-{case}.json").read_text())
+
+
+# sha256 over "name type\n" and the bytes of every tensor, by name, of what ik_llama.cpp's `llama-quantize --repack`
+# made of the file that the mix gives.
+REPACKED = {
+    "Q8_0": "de01235fc22290ac2dda7f55ab9cd3075aa0d26a0820872852a9c263f9e506b7",
+    "Q4_K_M": "c3d2bf44b7b9120eac14b71f1b612338c7a615357352e3f84e8c1525c86b9bee",
+}
+
+
+@pytest.mark.parametrize("target", REPACKED)
+def test_repacked_tensors_equal_those_of_ik_llama_cpp(folder, tmp_path, target):
+    quantize(folder / "model.gguf", tmp_path / "base.gguf", target)
+    quantize(tmp_path / "base.gguf", tmp_path / "woven.gguf", "COPY", "--repack")
+    woven, digest = GGUFFile(tmp_path / "woven.gguf"), hashlib.sha256()
+    for name, tensor in sorted(woven.tensors.items()):
+        digest.update(f"{name} {tensor.type}\n".encode() + woven.data(name).tobytes())
+    assert digest.hexdigest() == REPACKED[target]

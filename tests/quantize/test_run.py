@@ -12,6 +12,7 @@ from quanttool.formats import BlockFormat, dequantize_rows, quantize_rows
 from quanttool.imatrix import load
 from quanttool.quantize.plan import make_plan
 from quanttool.quantize.run import run, slabs
+from quanttool.recipes.repack import Repacking
 from quanttool.recipes.resolve import Request, parse_target
 
 from .small_model import SHAPES, values, write_imatrix, write_model
@@ -126,3 +127,24 @@ def test_expert_rows_equal_those_of_each_expert_alone(folder, tmp_path):
     for expert in range(4):
         rows = quantize_rows(weights[expert], "IQ4_NL", importance[expert])
         np.testing.assert_array_equal(written.data(name)[256 * expert : 256 * (expert + 1)], rows)
+
+
+def test_weaving_and_taking_apart_lose_nothing(folder, tmp_path):
+    """Woven bytes are compared with a run that quantizes into the woven type at once, which loads in ik_llama.cpp."""
+
+    def copied_as(source: str, output: str, repacking: Repacking) -> None:
+        file = GGUFFile(tmp_path / source)
+        request = Request(parse_target("COPY"), repacking=repacking)
+        run(file, make_plan(file.metadata, file.tensors.values(), request), tmp_path / output)
+
+    for target in ("Q5_0", "Q5_0_R4"):
+        quantize(folder / "model.gguf", tmp_path / f"{target}.gguf", target, pure=True)
+    copied_as("Q5_0.gguf", "woven.gguf", Repacking())
+    copied_as("woven.gguf", "apart.gguf", Repacking(unpack=True))
+    base, direct, woven, apart = (GGUFFile(tmp_path / f"{name}.gguf") for name in ("Q5_0", "Q5_0_R4", "woven", "apart"))
+    assert sum(tensor.type.name == "Q5_0_R4" for tensor in woven.tensors.values()) == 12
+    assert woven.metadata["general.file_type"] == 208
+    for name, tensor in base.tensors.items():
+        assert woven.tensors[name].type is direct.tensors[name].type and apart.tensors[name].type is tensor.type
+        np.testing.assert_array_equal(woven.data(name), direct.data(name))
+        np.testing.assert_array_equal(apart.data(name), base.data(name))
