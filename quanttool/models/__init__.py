@@ -18,20 +18,26 @@ __all__ = ["ARCHITECTURES", "Model", "load_model"]
 # general.architecture -> (module, class); modules are imported when needed
 ARCHITECTURES: dict[str, tuple[str, str]] = {
     "bailingmoe2": ("bailingmoe2", "BailingMoe2"),
+    "cohere2": ("command_r", "Cohere2"),
     "command-r": ("command_r", "CommandR"),
     "deepseek2": ("deepseek", "DeepSeek2"),
+    "gemma": ("gemma", "Gemma"),
     "gemma2": ("gemma", "Gemma2"),
     "gemma3": ("gemma", "Gemma3"),
     "glm4moe": ("glm4moe", "Glm4Moe"),
     "gpt-oss": ("gpt_oss", "GptOss"),
     "granite": ("granite", "Granite"),
+    "granitemoe": ("granite", "Granite"),
     "llama": ("llama", "Llama"),
-    "olmoe": ("olmoe", "Olmoe"),
+    "mistral3": ("llama", "Mistral3"),
+    "olmo2": ("olmo", "Olmo2"),
+    "olmoe": ("olmo", "Olmoe"),
     "phi3": ("phi3", "Phi3"),
     "qwen2": ("qwen", "Qwen2"),
     "qwen2moe": ("qwen", "Qwen2Moe"),
     "qwen3": ("qwen", "Qwen3"),
     "qwen3moe": ("qwen", "Qwen3"),
+    "smollm3": ("llama", "SmolLM3"),
     "starcoder2": ("starcoder2", "Starcoder2"),
 }
 

@@ -1,4 +1,7 @@
-"""gemma2, gemma3: norms on both sides of each part, GELU, windows (llama.cpp: models/gemma2.cpp, gemma3.cpp)."""
+"""gemma, gemma2, gemma3: scaled embeddings, GELU; from the second on, norms on both sides of each part, and windows.
+
+After llama.cpp: models/gemma.cpp, gemma2.cpp, gemma3.cpp.
+"""
 
 from math import sqrt
 
@@ -14,6 +17,25 @@ N_LAYER_27B = {"gemma2": 46, "gemma3": 62}  # the 27B models scale scores by n_e
 
 
 class GemmaLayer(Layer):
+    def __init__(self, c: Config, t: Tensors, rope: Rope):
+        self.attn_norm = RMSNorm(c, t, "attn_norm")
+        self.attn = Attention(c, t, rope)
+        self.ffn_norm = RMSNorm(c, t, "ffn_norm")
+        self.ffn = GatedFFN(c, t, c.n_ff, activation=gelu_times)
+
+
+class Gemma(Model):
+    def prepare(self, c: Config, t: Tensors) -> None:
+        self.rope = Rope(c, t, "halves")
+
+    def layer(self, c: Config, t: Tensors, i: int) -> GemmaLayer:
+        return GemmaLayer(c, t, self.rope)
+
+    def embed(self, tokens: Array) -> Array:
+        return super().embed(tokens) * np.float32(sqrt(self.n_embd))
+
+
+class Gemma2Layer(Layer):
     def __init__(self, c: Config, t: Tensors, rope: Rope, window: int, qk_norm: bool):
         is_27b = c.n_layer == N_LAYER_27B[c.architecture]
         self.attn_norm = RMSNorm(c, t, "attn_norm")
@@ -39,20 +61,17 @@ class GemmaLayer(Layer):
         return x + self.post_ffw_norm(self.ffn(self.ffn_norm(x)))
 
 
-class Gemma2(Model):
+class Gemma2(Gemma):
     def prepare(self, c: Config, t: Tensors) -> None:
         self.final_cap = np.float32(c.number("final_logit_softcapping", 30.0))
         self.sliding, self.window = c.sliding(2), c.count("attention.sliding_window", 4096)
         self.rope = Rope(c, t, "halves")
         self.rope_swa = Rope(c, t, "halves", base=c.number("rope.freq_base_swa", None))
 
-    def layer(self, c: Config, t: Tensors, i: int) -> GemmaLayer:
+    def layer(self, c: Config, t: Tensors, i: int) -> Gemma2Layer:
         if self.sliding[i]:
-            return GemmaLayer(c, t, self.rope_swa, self.window, qk_norm=False)
-        return GemmaLayer(c, t, self.rope, NO_WINDOW, qk_norm=False)
-
-    def embed(self, tokens: Array) -> Array:
-        return super().embed(tokens) * np.float32(sqrt(self.n_embd))
+            return Gemma2Layer(c, t, self.rope_swa, self.window, qk_norm=False)
+        return Gemma2Layer(c, t, self.rope, NO_WINDOW, qk_norm=False)
 
     def scale_logits(self, logits: Array) -> Array:
         return np.tanh(logits / self.final_cap) * self.final_cap if self.final_cap else logits
@@ -68,7 +87,7 @@ class Gemma3(Gemma2):
         self.rope = Rope(c, t, "halves")
         self.rope_swa = Rope(c, t, "halves", base=c.number("rope.freq_base_swa", 10000.0), scaled=False)
 
-    def layer(self, c: Config, t: Tensors, i: int) -> GemmaLayer:
+    def layer(self, c: Config, t: Tensors, i: int) -> Gemma2Layer:
         if self.sliding[i]:
-            return GemmaLayer(c, t, self.rope_swa, self.window, qk_norm=True)
-        return GemmaLayer(c, t, self.rope, NO_WINDOW, qk_norm=True)
+            return Gemma2Layer(c, t, self.rope_swa, self.window, qk_norm=True)
+        return Gemma2Layer(c, t, self.rope, NO_WINDOW, qk_norm=True)

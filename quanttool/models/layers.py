@@ -44,6 +44,20 @@ class LayerNorm:
         return out
 
 
+class Temperature:
+    """Factors of queries that grow with the logarithm of the position, stepwise (llama.cpp: llm_graph_input_attn_temp).
+
+    length:  positions per step; up to there, the factor is 1
+    """
+
+    def __init__(self, scale: float, length: int):
+        self.scale, self.length = scale, length
+
+    def __call__(self, n_ctx: int) -> Array:  # [n_ctx, 1, 1]
+        steps = np.arange(n_ctx) // self.length
+        return (1 + self.scale * np.log(1 + steps)).astype(np.float32)[:, None, None]
+
+
 class Attention:
     """Grouped-query self-attention with rope; reads attn_q, attn_k, attn_v (or attn_qkv) and attn_output.
 
@@ -61,7 +75,9 @@ class Attention:
         window: int = NO_WINDOW,
         soft_cap: float = 0.0,
         sinks: Array | None = None,
+        temperature: Temperature | None = None,
     ):
+        self.temperature = temperature
         self.rope, self.q_norm, self.k_norm = rope, q_norm, k_norm
         self.options = {"scale": scale or 1 / sqrt(c.head_size), "window": window, "soft_cap": soft_cap, "sinks": sinks}
         self.n_head, self.n_head_kv = c.n_head, c.n_head_kv
@@ -84,6 +100,8 @@ class Attention:
         k = self._heads(k, self.n_head_kv, self.k_norm)
         if self.rope is not None:
             q, k = self.rope(q), self.rope(k)
+        if self.temperature is not None:
+            q = q * self.temperature(x.shape[1])
         out = attend(q, k, self._heads(v, self.n_head_kv), **self.options)
         return self.attn_output(out.reshape(*x.shape[:2], -1))
 

@@ -19,6 +19,9 @@ from .tensors import Array, Linear, Observer, Tensors
 
 EMBEDDED_TOKENS = 16384  # at a time
 
+# Tensors that results do not depend on: tables that are computed anew, another head of ik_llama.cpp
+UNUSED = ("rope_", "output_extra.")
+
 Progress = Callable[[int, int], None]
 
 
@@ -71,6 +74,19 @@ class Model:
         self.prepare(self.config, self.tensors)
         self.blocks = [self.tensors.block(i, block_precision) for i in range(self.config.n_layer)]
         self.layers = [self.layer(self.config, block, i) for i, block in enumerate(self.blocks)]
+        self._refuse_unknown_tensors()
+
+    def _refuse_unknown_tensors(self) -> None:
+        """A tensor that is not used is part of a model that this is not: its results would be wrong."""
+        taken = self.tensors.taken.union(*(block.taken for block in self.blocks))
+        beyond = tuple(f"blk.{i}." for i in range(self.config.n_layer, self.config.count("block_count")))
+        unknown = [name for name in self.file.tensors if name not in taken and not name.startswith(beyond + UNUSED)]
+        if unknown:
+            raise ModelError(
+                f"{self.file.path}: {unknown[0]}"
+                + (f" and {len(unknown) - 1} more tensors" if len(unknown) > 1 else "")
+                + f" have no part in the forward pass of {self.config.architecture}; this variant is not supported"
+            )
 
     def prepare(self, c: Config, t: Tensors) -> None:
         """Make what all layers share."""

@@ -65,6 +65,7 @@ class Tensors:
     def __init__(self, file: GGUFFile, precision: str, prefix: str = "", watch: Watch | None = None):
         self.file, self.precision, self.prefix, self.watch = file, precision, prefix, watch or Watch()
         self.linears: list[Linear] = []  # what `load` expands
+        self.taken: set[str] = set()  # names of tensors that were asked for
 
     def block(self, index: int, precision: str) -> "Tensors":
         return Tensors(self.file, precision, f"blk.{index}.", self.watch)
@@ -95,6 +96,7 @@ class Tensors:
     def check(self, name: str, *shape: int) -> None:
         """ModelError unless the tensor exists with this shape (slowest dimension first)."""
         name = self.prefix + name
+        self.taken.add(name)
         found = self.file.tensors.get(name)
         expected = list(shape[::-1])  # as ggml prints them
         if found is None:

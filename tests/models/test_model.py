@@ -152,6 +152,23 @@ def test_wrong_shape(tmp_path):
         load_model(broken(tmp_path, tensors=odd))
 
 
+def test_unknown_tensors_are_not_ignored(tmp_path):
+    more = {f"blk.{i}.attn_q_norm.weight": np.ones(64, np.float32) for i in range(2)}
+    with pytest.raises(ModelError, match=r"blk\.0\.attn_q_norm\.weight and 1 more .* no part in .* llama"):
+        load_model(broken(tmp_path, tensors=more))
+
+
+def test_blocks_that_predict_further_tokens_are_left_out(tmp_path):
+    metadata, tensors = tiny.llama()
+    further = {name.replace("blk.1.", "blk.2."): array for name, array in tensors.items() if name.startswith("blk.1.")}
+    further["blk.2.nextn.eh_proj.weight"] = np.ones((256, 512), np.float32)
+    metadata |= {"llama.block_count": 3, "llama.nextn_predict_layers": 1}
+    (sequence,) = tokens(1, 10)
+    expected = load_model(tiny.write(tmp_path / "a.gguf", *tiny.llama())).logits(sequence)
+    found = load_model(tiny.write(tmp_path / "b.gguf", metadata, {**tensors, **further})).logits(sequence)
+    np.testing.assert_array_equal(found, expected)
+
+
 def test_nan_names_the_damaged_weight(tmp_path):
     weight = tiny.llama()[1]["blk.1.attn_q.weight"].copy()
     weight[17, 3] = np.nan

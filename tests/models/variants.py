@@ -54,8 +54,57 @@ def all_variants(tiny) -> dict:
         "qwen2-fused": lambda: fused_qkv(model("qwen2")),
         "qwen2-output-bias": lambda: output_bias(model("qwen2")),
         "glm4moe-air": lambda: without_head_norms(model("glm4moe")),
+        "gemma": lambda: gemma(tiny, small),
+        "granitemoe": lambda: granite_experts(model("mixtral")),
+        "smollm3": lambda: renamed(tiny.llama(3, {**small, "layers": 5}), "smollm3"),
+        "mistral3": lambda: renamed(
+            model("llama", **yarn(4.0, 64), rope__scaling__yarn_log_multiplier=0.7, attention__temperature_scale=0.1),
+            "mistral3",
+        ),
+        "olmo2": lambda: olmo2(tiny, small),
+        "olmo3": lambda: olmo2(tiny, small, attention__sliding_window=24, **yarn(4.0, 64)),
+        "cohere2": lambda: renamed(command_r(tiny, small, attention__sliding_window=24), "cohere2"),
         "mixtral-odd": lambda: tiny.MODELS["mixtral"](3, tiny.GEOMETRY["odd"]),
     }
+
+
+def renamed(made, architecture):
+    made.arch = architecture
+    return made
+
+
+def gemma(tiny, g):
+    made = tiny.base("gemma", 3, g, tied=True)
+    for i in range(made.n):
+        p = f"blk.{i}."
+        made.norm(p + "attn_norm.weight", g["d"])
+        tiny.attention(made, p, g)
+        made.norm(p + "ffn_norm.weight", g["d"])
+        tiny.dense_ffn(made, p, g["d"], g["ff"])
+    return made
+
+
+def granite_experts(made):
+    made.set(embedding_scale=12.0, residual_scale=0.22, attention__scale=0.0625, logit_scale=8.0)
+    return renamed(made, "granitemoe")
+
+
+def olmo2(tiny, g, **metadata):
+    made = tiny.base("olmo2", 3, g, layers=5)
+    made.set(**metadata)
+    for i in range(made.n):
+        p = f"blk.{i}."
+        tiny.attention(made, p, g, qk_norm="full")
+        made.norm(p + "post_attention_norm.weight", g["d"])
+        tiny.dense_ffn(made, p, g["d"], g["ff"])
+        made.norm(p + "post_ffw_norm.weight", g["d"])
+    return made
+
+
+def command_r(tiny, g, **metadata):
+    made = tiny.command_r(3, {**g, "layers": 5})
+    made.set(**metadata)
+    return made
 
 
 def without(made, key):
