@@ -143,6 +143,7 @@ class Model:
         x = room(n_chunks, n_ctx, self.n_embd)
         for batch in _batches(n_chunks, EMBEDDED_TOKENS // n_ctx):
             x[batch] = self.embed(tokens[batch])
+        self.file.release("token_embd.weight", 0, self.n_vocab)
         plans = [
             [(step, _batches(n_chunks, step.rows_per_batch // n_ctx)) for step in layer.steps()]
             for layer in self.layers
