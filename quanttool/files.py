@@ -17,8 +17,10 @@ def part_path(path: str | os.PathLike) -> Path:
 
 
 @contextmanager
-def atomic_output(path: str | os.PathLike) -> Iterator[BinaryIO]:
+def atomic_output(path: str | os.PathLike, resumable: bool = False) -> Iterator[BinaryIO]:
     """Open `<path>.part` for writing; on success flush it to disk and rename it to `path`, otherwise remove it.
+
+    resumable:  go on with a part that is there, readable too, and leave it there on Ctrl-C
 
     Operating system errors (disk full, no permission, no such folder) become a QuanttoolError that names the file.
     """
@@ -26,14 +28,15 @@ def atomic_output(path: str | os.PathLike) -> Iterator[BinaryIO]:
     part = part_path(path)
     _check_kind(path)
     try:
-        with part.open("wb") as file:
+        with part.open("r+b" if resumable and part.exists() else "w+b") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
         os.replace(part, os.path.realpath(path))  # a link stays a link
     except BaseException as error:  # Ctrl-C too: no half file stays behind
-        with suppress(OSError):
-            part.unlink()
+        if not (resumable and isinstance(error, KeyboardInterrupt)):
+            with suppress(OSError):
+                part.unlink()
         if isinstance(error, OSError):
             raise _explained(error, path) from error
         raise

@@ -10,7 +10,7 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "quanttool"
 
 # room -> rooms and modules of the package that it may import from (besides itself)
-GROUND = {"errors", "ggml_types", "parallel", "blas", "files", "data_folders"}
+GROUND = {"errors", "ggml_types", "parallel", "blas", "files", "data_folders", "__version__"}
 ALLOWED = {
     "errors": set(),
     "ggml_types": {"errors"},

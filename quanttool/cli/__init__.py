@@ -50,8 +50,8 @@ def main(arguments: list[str] | None = None) -> None:
     except click.ClickException as error:
         error.show()
         sys.exit(error.exit_code)
-    except (KeyboardInterrupt, click.Abort):
-        click.echo("interrupted; no half-written file was left behind", err=True)
+    except (KeyboardInterrupt, click.Abort) as interrupt:
+        click.echo(f"interrupted; {str(interrupt) or 'no half-written file was left behind'}", err=True)
         sys.exit(INTERRUPTED)
     except QuanttoolError as error:
         click.echo(f"error: {error}", err=True)

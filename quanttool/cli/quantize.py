@@ -118,8 +118,11 @@ def command(
     if nothing_compiled():
         note("first run: compiling kernels for this machine, a few seconds")
     started = time.monotonic()
-    with progress_bar(f"{Path(output).name}", unit=" weights", scale=True) as progress:
-        run(source, plan, output, imatrix, threads=threads, progress=progress)
+    try:
+        with progress_bar(f"{Path(output).name}", unit=" weights", scale=True) as progress:
+            run(source, plan, output, imatrix, threads=threads, progress=progress)
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(f"the same command goes on from {output}.part") from None
     if as_json:
         print_json(plan_rows(plan))
     else:

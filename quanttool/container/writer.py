@@ -1,7 +1,7 @@
 """Write a GGUF file: header first, since all sizes are known, then tensor bytes in any order."""
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, suppress
 from typing import Any
 
@@ -11,6 +11,8 @@ from ..errors import QuanttoolError
 from ..files import atomic_output
 from .layout import DEFAULT_ALIGNMENT, MAGIC, NUMPY_TYPES, VERSION, GGUFValueType, TensorInfo, aligned
 from .reader import Metadata
+
+READ_BYTES = 1 << 22  # what is read back at a time
 
 
 def encode_string(text: str) -> bytes:
@@ -33,6 +35,7 @@ class GGUFWriter:
 
     metadata:   key -> (value type, encoded bytes), written in this order; `Metadata.raw` and `encode_value` give these
     tensors:    name, type and shape of every tensor in file order (their offsets are assigned here)
+    resumable:  go on with the unfinished file of an earlier run, and leave one behind on Ctrl-C
     """
 
     def __init__(
@@ -41,16 +44,17 @@ class GGUFWriter:
         metadata: Mapping[str, tuple[GGUFValueType, bytes]],
         tensors: Iterable[TensorInfo],
         alignment: int = DEFAULT_ALIGNMENT,
+        resumable: bool = False,
     ):
-        self.path = path
+        self.path, self.resumable = path, resumable
         self.tensors: dict[str, TensorInfo] = {}
         offset = 0
         for tensor in tensors:
             self.tensors[tensor.name] = TensorInfo(tensor.name, tensor.type, tensor.ne, offset)
             offset += aligned(tensor.n_bytes, alignment)
         header = self._header(metadata)
-        self._header_bytes = header + bytes(aligned(len(header), alignment) - len(header))
-        self.data_start = len(self._header_bytes)
+        self.header_bytes = header + bytes(aligned(len(header), alignment) - len(header))
+        self.data_start = len(self.header_bytes)
         self.n_bytes = self.data_start + offset
         self._stack = ExitStack()
 
@@ -66,11 +70,11 @@ class GGUFWriter:
         return b"".join(parts)
 
     def __enter__(self) -> "GGUFWriter":
-        file = self._stack.enter_context(atomic_output(self.path))
+        file = self._stack.enter_context(atomic_output(self.path, self.resumable))
         self._fd = file.fileno()
         try:
             self._reserve()
-            self.write_at(0, self._header_bytes)
+            self.write_at(0, self.header_bytes)
         except BaseException as error:
             if not self._stack.__exit__(type(error), error, error.__traceback__):
                 raise
@@ -102,6 +106,13 @@ class GGUFWriter:
         if start + data.nbytes > tensor.n_bytes:
             raise QuanttoolError(f"{name}: {data.nbytes} bytes at row {first_row} do not fit into {tensor.n_bytes}")
         self.write_at(self.data_start + tensor.offset + start, np.ascontiguousarray(data))
+
+    def read_tensor(self, name: str) -> Iterator[bytes]:
+        """Bytes of a tensor as they are in the file now, in pieces."""
+        tensor = self.tensors[name]
+        start = self.data_start + tensor.offset
+        for position in range(start, start + tensor.n_bytes, READ_BYTES):
+            yield os.pread(self._fd, min(READ_BYTES, start + tensor.n_bytes - position), position)
 
 
 def copied(metadata: Metadata) -> dict[str, tuple[GGUFValueType, bytes]]:

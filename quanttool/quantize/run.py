@@ -4,6 +4,7 @@ A slab is a few hundred rows of one matrix. Threads take slabs in file order as 
 belong to, and write the bytes where they belong; so memory is a slab or two per thread, whatever the tensors' sizes.
 """
 
+import hashlib
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -19,6 +20,9 @@ from ..files import check_output
 from ..formats import BlockFormat, Search, block_format, check_finite, read_only, rows_per_slab
 from ..imatrix import Imatrix
 from ..parallel import for_each
+from .identity import tensor_keys
+from .importance import importance_of
+from .journal import Journal, run_key
 from .plan import Plan, PlannedTensor
 
 Progress = Callable[[int, int], None]  # progress(weights done, weights in all)
@@ -45,6 +49,8 @@ def run(
 ) -> None:
     """Write the planned file; it appears whole or not at all, and does not depend on `threads`.
 
+    Goes on where an earlier run of the same work was killed: tensors that it finished are verified and kept.
+
     Raises the plan's first problem, UsageError for a type that cannot be written or an output that is the input, and
     QuantizeError for weights that are NaN or infinite, with their place.
     """
@@ -52,22 +58,67 @@ def run(
     if plan.problems:
         raise plan.problems[0]
     check_formats(plan)
-    lock, done, total = Lock(), 0, plan.n_values
+    targets = [tensor.target for tensor in plan.tensors]
+    writer = GGUFWriter(output, plan.metadata, targets, plan.alignment, resumable=True)
+    journal = Journal(output, run_key(writer, source, tensor_keys(plan, source, imatrix, search)))
+    interrupted = False
+    try:
+        with writer:
+            finished = {name for name, sha256 in journal.finished.items() if _sha256(writer, name) == sha256}
+            journal.open(finished)
+            work = _Work(source, plan, writer, journal, finished, search, progress)
+            for_each(work, (slab for slab in slabs(plan, imatrix) if slab.tensor.name not in finished), threads)
+    except KeyboardInterrupt:
+        interrupted = True
+        raise
+    finally:
+        journal.close(keep=interrupted)
 
-    with GGUFWriter(output, plan.metadata, [tensor.target for tensor in plan.tensors], plan.alignment) as writer:
 
-        def work(slab: Slab) -> None:
-            nonlocal done
-            tensor = slab.tensor
-            data = source.data(tensor.name)[slab.first_row : slab.first_row + slab.n_rows]
-            writer.write_rows(tensor.name, slab.first_row, _converted(slab, data, search))
-            source.release(tensor.name, slab.first_row, slab.n_rows)
-            if progress:
-                with lock:
-                    done += slab.n_rows * tensor.source.n_cols
-                    progress(done, total)
+class _Work:
+    """Converts slabs, from several threads, and notes every tensor in the journal as soon as it is whole."""
 
-        for_each(work, slabs(plan, imatrix), threads)
+    def __init__(
+        self,
+        source: GGUFFile | ShardedGGUF,
+        plan: Plan,
+        writer: GGUFWriter,
+        journal: Journal,
+        finished: set[str],
+        search: Search,
+        progress: Progress | None,
+    ):
+        self.source, self.writer, self.journal, self.search, self.progress = source, writer, journal, search, progress
+        self.rows_left = {tensor.name: tensor.source.n_rows for tensor in plan.tensors}
+        self.done = sum(tensor.source.n_values for tensor in plan.tensors if tensor.name in finished)
+        self.total = plan.n_values
+        self.lock = Lock()
+
+    def __call__(self, slab: Slab) -> None:
+        name = slab.tensor.name
+        data = self.source.data(name)[slab.first_row : slab.first_row + slab.n_rows]
+        self.writer.write_rows(name, slab.first_row, _converted(slab, data, self.search))
+        self.source.release(name, slab.first_row, slab.n_rows)
+        with self.lock:
+            self.rows_left[name] -= slab.n_rows
+            whole = not self.rows_left[name]
+            self.done += slab.n_rows * slab.tensor.source.n_cols
+            if self.progress:
+                self.progress(self.done, self.total)
+        if whole:
+            sha256 = _sha256(self.writer, name)
+            with self.lock:
+                self.journal.add(name, sha256)
+
+
+def _sha256(writer: GGUFWriter, name: str) -> str:
+    """Of a tensor's bytes in the file; "" for a tensor that is not in it."""
+    if name not in writer.tensors:
+        return ""
+    digest = hashlib.sha256()
+    for piece in writer.read_tensor(name):
+        digest.update(piece)
+    return digest.hexdigest()
 
 
 def check_formats(plan: Plan) -> None:
@@ -89,19 +140,11 @@ def slabs(plan: Plan, imatrix: Imatrix | None) -> Iterator[Slab]:
         ne = tensor.source.ne
         matrix_rows = ne[1] if len(ne) > 1 else 1
         step = rows_per_slab(ne[0], lcm(tensor.type.rows_interleaved, tensor.source.type.rows_interleaved))
-        importance = _importance(tensor, imatrix)
+        importance = importance_of(tensor, imatrix)
         for matrix_start in range(0, tensor.source.n_rows, matrix_rows):
             columns = importance[matrix_start // matrix_rows] if importance is not None else None
             for row in range(matrix_start, matrix_start + matrix_rows, step):
                 yield Slab(tensor, row, min(step, matrix_start + matrix_rows - row), columns)
-
-
-def _importance(tensor: PlannedTensor, imatrix: Imatrix | None) -> NDArray[np.float32] | None:
-    """f32 [n_matrices, n_cols], or None where the imatrix has no say."""
-    if not (imatrix and tensor.importance and tensor.searches) or block_format(tensor.type).importance == "ignored":
-        return None
-    values = imatrix.importance(tensor.name, tensor.source.n_cols)
-    return read_only(np.ascontiguousarray(values, np.float32))
 
 
 def _converted(slab: Slab, data: NDArray[np.uint8], search: Search) -> NDArray[np.uint8]:

@@ -1,0 +1,84 @@
+"""What is finished of an output that is being written, so that the same command can go on after a crash or a kill.
+
+`OUT.gguf.journal` holds lines of JSON: the run's key first, then name and SHA-256 of every tensor that is whole in
+`OUT.gguf.part`. Nothing in it is believed before the bytes have been hashed again.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Iterable
+from contextlib import suppress
+from pathlib import Path
+from typing import TextIO
+
+from .. import __version__
+from ..container import GGUFFile, GGUFWriter, ShardedGGUF
+from ..files import part_path
+
+
+def journal_path(output: str | os.PathLike) -> Path:
+    output = Path(output)
+    return output.with_name(output.name + ".journal")
+
+
+def run_key(writer: GGUFWriter, source: GGUFFile | ShardedGGUF, keys: Iterable[int]) -> str:
+    """Equal for two runs that write equal bytes: of the output's header, the source files and all tensor keys."""
+    digest = hashlib.sha256(__version__.encode() + writer.header_bytes)
+    for path in source.paths:
+        status = path.stat()
+        digest.update(f" {status.st_size} {status.st_mtime_ns}".encode())
+    digest.update(" ".join(map(str, keys)).encode())
+    return digest.hexdigest()
+
+
+class Journal:
+    """The journal of one run. `finished` holds what an earlier run with the same key claims: name -> SHA-256.
+
+    Starting over (another key, no journal, no part file) clears what an earlier run has left.
+    """
+
+    def __init__(self, output: str | os.PathLike, key: str):
+        self.path = journal_path(output)
+        lines = self._lines()
+        self.finished: dict[str, str] = {}
+        if part_path(output).is_file() and lines[:1] == [{"key": key}]:
+            claims = [line for line in lines[1:] if line.keys() == {"tensor", "sha256"}]
+            self.finished = {line["tensor"]: line["sha256"] for line in claims}
+        else:
+            with suppress(FileNotFoundError):
+                part_path(output).unlink()
+        self._key = key
+        self._file: TextIO | None = None
+
+    def _lines(self) -> list[dict]:
+        """Lines as far as they can be read: the last one may be cut short."""
+        lines = []
+        try:
+            for line in self.path.read_text(encoding="utf-8").splitlines():
+                lines.append(json.loads(line))
+        except (OSError, ValueError):
+            pass
+        return [line for line in lines if isinstance(line, dict)]
+
+    def open(self, verified: Iterable[str]) -> None:
+        """Begin to write: the key, and those finished tensors that were found to be true."""
+        self._file = self.path.open("w", encoding="utf-8")
+        self._write({"key": self._key})
+        for name in verified:
+            self.add(name, self.finished[name])
+
+    def add(self, name: str, sha256: str) -> None:
+        """A tensor is whole. Not safe from several threads."""
+        self._write({"tensor": name, "sha256": sha256})
+
+    def _write(self, line: dict) -> None:
+        self._file.write(json.dumps(line) + "\n")
+        self._file.flush()
+
+    def close(self, keep: bool) -> None:
+        """`keep` it where the run was interrupted; otherwise it has done its service."""
+        if self._file:
+            self._file.close()
+        if not keep:
+            self.path.unlink(missing_ok=True)
