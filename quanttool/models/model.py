@@ -151,15 +151,14 @@ class Model:
         done, total = 0, sum(len(batches) for plan in plans for _, batches in plan)
         with self._watched_by(observer), blas.threads(1):
             for i, (block, plan) in enumerate(zip(self.blocks, plans, strict=True)):
-                block.load()
-                if i + 1 < len(self.blocks):
-                    self.blocks[i + 1].will_need()
-                for step, batches in plan:
-                    for _ in self._run(step, x, batches, i):
-                        done += 1
-                        if progress is not None:
-                            progress(done, total)
-                block.release()
+                with block.loaded():
+                    if i + 1 < len(self.blocks):
+                        self.blocks[i + 1].will_need()
+                    for step, batches in plan:
+                        for _ in self._run(step, x, batches, i):
+                            done += 1
+                            if progress is not None:
+                                progress(done, total)
             for _ in self._run(Step(self.output_norm), x, _batches(n_chunks, ROWS_PER_BATCH // n_ctx), len(plans) - 1):
                 pass
         return x

@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -75,17 +76,21 @@ class Tensors:
         for name in self._names():
             self.file.will_need(name)
 
-    def load(self) -> None:
-        """Expand the weights that were taken with `linear` or `heads`."""
-        for linear in self.linears:
-            linear.load()
+    @contextmanager
+    def loaded(self) -> Iterator[None]:
+        """A context in which the weights that were taken with `linear` or `heads` are expanded.
 
-    def release(self) -> None:
-        """Give back the memory of expanded weights, and of what was read from the file."""
-        for linear in self.linears:
-            linear.release()
-        for name in self._names():
-            self.file.release(name, 0, self.file.tensors[name].n_rows)
+        At its end their memory is given back, and that of what was read from the file.
+        """
+        try:
+            for linear in self.linears:
+                linear.load()
+            yield
+        finally:
+            for linear in self.linears:
+                linear.release()
+            for name in self._names():
+                self.file.release(name, 0, self.file.tensors[name].n_rows)
 
     def _names(self) -> list[str]:
         return [name for name in self.file.tensors if name.startswith(self.prefix)]
