@@ -237,3 +237,32 @@ def dequantize(name, row, n_cols):
     blocks = [row[at : at + block_bytes] for at in range(first, len(row), block_bytes)]
     factors = np.array([decode(blocks[i // size], i % size, *scale) for i in range(n_cols)], np.float32)
     return factors[:, 0] * factors[:, 1]
+
+
+def iq1_s_r4(group, row, j, points):
+    """Value j of one of four woven rows; group is the bytes of all four, points i8 [2048, 8]."""
+    b = group[8 + 24 * (j // 32) :]
+    g = j % 32 // 8
+    h = word(b, 16 + 2 * row)
+    point = b[4 * g + row] | (h >> 3 * g & 7) << 8
+    return half(group, 2 * row) * (2 * (h >> 12 & 7) + 1), points[point][j % 8] + (-0.125 if h >> 15 else 0.125)
+
+
+def iq1_m_r4(group, row, j, points):
+    b = group[8 + 28 * (j // 32) :]
+    g = j % 32 // 8
+    h = nibble(b[16 + 4 * (g // 2) + row], g % 2)
+    point = b[4 * g + row] | (h & 7) << 8
+    return half(group, 2 * row) * nibble(b[24 + row], g // 2), points[point][j % 8] + (-0.125 if h >> 3 else 0.125)
+
+
+WOVEN_FORMATS = {"IQ1_S_R4": iq1_s_r4, "IQ1_M_R4": iq1_m_r4}
+
+
+def dequantize_woven(name, rows, n_cols, points):
+    """Four rows of bytes -> their values, f32 [4, n_cols]."""
+    group = bytes(np.ascontiguousarray(rows))
+    decode = WOVEN_FORMATS[name]
+    factors = [[decode(group, row, j, points) for j in range(n_cols)] for row in range(4)]
+    factors = np.array(factors, np.float32)
+    return factors[..., 0] * factors[..., 1]

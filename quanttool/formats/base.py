@@ -27,7 +27,9 @@ FAMILIES: dict[str, tuple[str, ...]] = {
     "float4": ("MXFP4", "NVFP4"),
     "iqk": ("IQ2_K", "IQ3_K", "IQ4_K", "IQ5_K", "IQ6_K"),
     "iqk_s": ("IQ2_KS", "IQ3_KS", "IQ4_KS", "IQ5_KS", "IQ4_KSS", "IQ2_KL"),
+    "iqkt": ("IQ1_KT", "IQ2_KT", "IQ3_KT", "IQ4_KT"),
     "bitnet": ("IQ1_BN", "IQ2_BN"),
+    "iq1_r4": ("IQ1_S_R4", "IQ1_M_R4"),
     "ik_linear": ("Q6_0", "Q8_KV", "Q8_K_R8"),
     "repacked": (
         *("BF16_R16", "Q4_0_R8", "Q5_0_R4", "Q6_0_R4", "Q8_0_R8", "Q8_KV_R8", "MXFP4_R8", "IQ4_NL_R4"),

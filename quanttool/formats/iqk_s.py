@@ -52,6 +52,7 @@ class IQ2_KS(TwoBit):
     levels = table.integers(-16, 16)
     tables = table.IQ2
     trials = all_crossings(table.IQ2, 32)
+    d_factor = 1.0
 
 
 class IQ3_KS(Tabulated):
@@ -173,7 +174,7 @@ class IQ4_KSS(Tabulated):
         codes = CODE_OF_ENTRY[variants.reshape(-1, 1), entries].reshape(n_units, -1, WORD)
         return codes, np.stack([of_subs(part, x).sum(axis=1) for part in sums], axis=1)
 
-    def write_codes(self, codes):
+    def write_codes(self, codes, x):
         word = (codes << NIBBLE_SHIFTS).sum(axis=2, dtype=np.uint16)
         for shift in (1, 2, 4, 8):  # the inverse of u ^ (u >> 1)
             word ^= word >> shift

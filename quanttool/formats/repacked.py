@@ -34,11 +34,11 @@ class Repacked(BlockFormat):
 
 
 def weave(data: NDArray[np.uint8], woven_name: str, out: NDArray[np.uint8]) -> None:
-    """Base rows `data` u8 [n_rows, base row_bytes] -> woven rows `out` u8 [n_rows, row_bytes]."""
+    """Base rows `data` u8 [n_rows, base row_bytes] -> woven rows `out` u8 [n_rows, row_bytes], in whole groups."""
     woven = block_format(woven_name).type
     base = block_format(woven_name).base
     layout = WOVEN_LAYOUTS[woven_name]
-    check_rows(woven_name, len(data), layout.rows, out.shape[1] - woven.row_meta_bytes, layout.block_bytes)
+    check_blocks(woven_name, out.shape[1] - woven.row_meta_bytes, layout.block_bytes)
     fields = BASE_LAYOUTS[base].unpack(data, block_format(base).type.row_meta_bytes)
     if "sign_code" in fields:
         fields["sign_code"] = code_signs(fields["sign_code"])
@@ -49,12 +49,12 @@ def weave(data: NDArray[np.uint8], woven_name: str, out: NDArray[np.uint8]) -> N
 
 
 def unweave(data: NDArray[np.uint8], woven_name: str, n_cols: int) -> NDArray[np.uint8]:
-    """Woven rows u8 [n_rows, row_bytes] of `n_cols` values -> base rows u8 [n_rows, base row_bytes]."""
+    """Woven rows u8 [n_rows, row_bytes] of `n_cols` values, in whole groups -> base rows u8 [n_rows, row_bytes]."""
     woven = block_format(woven_name).type
     base_name = block_format(woven_name).base
     base = block_format(base_name).type
     layout = WOVEN_LAYOUTS[woven_name]
-    check_rows(woven_name, len(data), layout.rows, data.shape[1] - woven.row_meta_bytes, layout.block_bytes)
+    check_blocks(woven_name, data.shape[1] - woven.row_meta_bytes, layout.block_bytes)
     fields = layout.unpack(data, woven.row_meta_bytes)
     if "sign_code" in fields:
         fields["sign_code"] = decode_signs(fields["sign_code"])
@@ -77,10 +77,8 @@ def rewoven(data: NDArray[np.uint8], source: str, target: str, n_cols: int) -> N
     return out
 
 
-def check_rows(name: str, n_rows: int, rows: int, bytes_of_blocks: int, block_bytes: int) -> None:
-    """Raise UsageError unless rows come in whole groups of whole blocks."""
-    if n_rows % rows:
-        raise UsageError(f"{name} weaves {rows} rows together, a tensor of {n_rows} rows does not divide into groups")
+def check_blocks(name: str, bytes_of_blocks: int, block_bytes: int) -> None:
+    """Raise UsageError unless rows are whole blocks (BF16_R16 weaves columns two by two)."""
     if bytes_of_blocks % block_bytes:
         raise UsageError(f"{name}: rows of {bytes_of_blocks} bytes do not divide into blocks of {block_bytes}")
 

@@ -87,17 +87,15 @@ class Tabulated(BlockFormat):
 
     def quantize(self, rows, importance, search, out):
         n_rows, n_cols = rows.shape
-        per_row = 1 if self.type.row_meta_bytes else n_cols // BLOCK
+        block = self.type.block_size
+        per_row = 1 if self.type.row_meta_bytes else n_cols // block
         units, exponents = to_magnitude_one(rows.reshape(n_rows * per_row, -1))
-        size = BLOCK // self.layout.fields["scale"].shape[1]
+        size = block // self.layout.fields["scale"].shape[1]
         x = units.reshape(len(units), -1, size)
         weights = self.weights(units.reshape(rows.shape), importance, size).reshape(x.shape)
-        scales, variants = self.find_scales(x, weights)
-        d, scale_codes, variants = self.find_levels(x, weights, scales, variants)
-        codes, sums = self.find_codes(x, weights, d, scale_codes, variants)
-        d = np.where(sums[:, 1] > 0, quotient(sums[:, 0], sums[:, 1]), d) * np.float32(self.d_factor)
-        blocks = {"scale": scale_codes, "variant": variants, **self.write_codes(codes)}
-        blocks = {name: field.reshape(n_rows, n_cols // BLOCK, -1) for name, field in blocks.items()}
+        d, scale_codes, variants, codes = self.solve(x, weights)
+        blocks = {"scale": scale_codes, "variant": variants, **self.write_codes(codes, x)}
+        blocks = {name: field.reshape(n_rows, n_cols // block, -1) for name, field in blocks.items()}
         self.write(blocks, self.storable(d, exponents).reshape(n_rows, per_row), out)
 
     def weights(self, rows: F32, importance: F32 | None, size: int) -> F32:
@@ -109,26 +107,37 @@ class Tabulated(BlockFormat):
             return np.float32(self.plain_sigma) * sigma2 + squares
         return usable_importance(rows, importance, size).reshape(squares.shape) * np.sqrt(sigma2 + squares)
 
+    def solve(self, x: F32, weights: F32) -> tuple[F32, U16, U16, U16]:
+        """d f32 [n_units], scale codes and tables u16 [n_units, n_subs], codes u16 [n_units, n_subs, n].
+
+        x, weights: f32 [n_units, n_subs, size]
+        """
+        d, scale_codes, variants = self.find_levels(x, weights)
+        codes, sums = self.find_codes(x, weights, d, scale_codes, variants)
+        d = np.where(sums[:, 1] > 0, quotient(sums[:, 0], sums[:, 1]), d)
+        return d * np.float32(self.d_factor), scale_codes, variants, codes
+
     def find_scales(self, x: F32, weights: F32) -> tuple[F32, U16]:
-        """Best float scale and table of each sub-block, [n_units, n_subs]; x, weights f32 [n_units, n_subs, size]."""
+        """Best float scale and table of each sub-block, [n_units, n_subs]."""
         scales, variants = sub_tiles(2, x)
         best_scales(tiles_of(x), tiles_of(weights), self.tables[..., 0].copy(), self.trials, scales, variants)
         return of_subs(scales, x), of_subs(variants, x).astype(np.uint16)
 
-    def find_levels(self, x: F32, weights: F32, scales: F32, variants: U16) -> tuple[F32, U16, U16]:
+    def find_levels(self, x: F32, weights: F32) -> tuple[F32, U16, U16]:
         """First d f32 [n_units], scale codes and tables u16 [n_units, n_subs]: the largest scale gets the top level."""
-        top = np.take_along_axis(scales, np.abs(scales).argmax(axis=1)[:, None], axis=1)
+        scales, variants = self.find_scales(x, weights)
+        top = largest_of(scales)
         if self.levels.min() == -self.levels.max():
             top = np.abs(top)
         d = top / np.float32(self.top_level)
-        return d[:, 0], self.nearest_levels(scales, d), variants
+        return d, self.nearest_levels(scales, d), variants
 
     def nearest_levels(self, scales: F32, d: F32) -> U16:
-        """Codes of the levels nearest to scales / d; levels are evenly spaced, in any order."""
+        """Codes u16 [n_units, n_subs] of the levels nearest to scales / d."""
         order = np.argsort(self.levels)
-        lowest, step = self.levels[order[0]], self.levels[order[1]] - self.levels[order[0]]
-        rank = np.rint((scales * quotient(np.float32(1), d) - lowest) / step)
-        return order[np.clip(rank, 0, len(order) - 1).astype(np.int64)].astype(np.uint16)
+        ascending = self.levels[order]
+        ratios = scales * quotient(np.float32(1), d)[:, None]
+        return order[np.searchsorted((ascending[1:] + ascending[:-1]) / 2, ratios)].astype(np.uint16)
 
     def find_codes(self, x: F32, weights: F32, d: F32, scale_codes: U16, variants: U16) -> tuple[U16, F32]:
         """Codes u16 [n_units, n_subs, n] and sums w x q, w q^2 f32 [n_units, 2]; may improve the last two arguments."""
@@ -138,8 +147,8 @@ class Tabulated(BlockFormat):
         encode(x, weights, d[:, None] * levels, levels, variants, self.tables[..., 0].copy(), codes, sums)
         return codes, sums
 
-    def write_codes(self, codes: U16) -> dict[str, U16]:
-        """The fields that hold the codes."""
+    def write_codes(self, codes: U16, x: F32) -> dict[str, U16]:
+        """The fields that hold the codes of the values x."""
         return {"code": codes}
 
     def storable(self, d: F32, exponents: NDArray[np.int32]) -> F32:
@@ -208,6 +217,11 @@ def quotient(a: F32, b: F32) -> F32:
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
         ratio = a / b
     return np.where(np.isfinite(ratio), ratio, np.float32(0))
+
+
+def largest_of(scales: F32) -> F32:
+    """Of each unit's scales [n_units, n_subs] that of largest magnitude."""
+    return np.take_along_axis(scales, np.abs(scales).argmax(axis=1)[:, None], axis=1)[:, 0]
 
 
 def usable_importance(rows: F32, importance: F32, size: int) -> F32:

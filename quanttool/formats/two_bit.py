@@ -25,7 +25,8 @@ class TwoBit(Tabulated):
     d_factor = 1.03
     limits: ClassVar[tuple[float, ...]] = (1.0,)
 
-    def find_levels(self, x, weights, scales, variants):
+    def find_levels(self, x, weights):
+        scales, variants = self.find_scales(x, weights)
         order = np.argsort(np.abs(self.levels), kind="stable")  # of equals the smallest level
         tables = self.tables[..., 0].copy()
         x_tiles, weight_tiles = tiles_of(x), tiles_of(weights)

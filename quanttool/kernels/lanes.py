@@ -190,6 +190,20 @@ def select(typingctx, mask, then, otherwise):
     return signature(lanes, mask, then, otherwise), codegen
 
 
+@intrinsic
+def multiply_add(typingctx, a, b, c):
+    """a * b + c with a single rounding; at least one of the three is Lanes of float32."""
+    lanes = next(arg for arg in (a, b, c) if isinstance(arg, Lanes))
+
+    def codegen(context, builder, sig, args):
+        vectors = [in_all_lanes(context, builder, *pair, lanes) for pair in zip(args, sig.args, strict=True)]
+        function_type = ir.FunctionType(lanes.llvm, [lanes.llvm] * 3)
+        function = cgutils.get_or_insert_function(builder.module, function_type, f"llvm.fma.v{lanes.count}f32")
+        return builder.call(function, vectors)
+
+    return signature(lanes, a, b, c), codegen
+
+
 def function_of_one(result, instruction):
     """An intrinsic of one Lanes argument: `instruction(builder, vector, LLVM type of the result)`.
 

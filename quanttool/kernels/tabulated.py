@@ -11,7 +11,7 @@ from .lanes import broadcast, load, select, store
 from .scales import first_largest
 
 LARGEST = -1  # in place of a value's number: the one of largest magnitude
-NOTICEABLE = np.float32(1 + 1e-6)  # a fit has to be better by more than rounding errors
+NOTICEABLE = np.float32(1 + 3e-7)  # a fit has to be better by more than rounding errors
 ZERO = np.float32(0)
 ONE = np.float32(1)
 TWO = np.float32(2)

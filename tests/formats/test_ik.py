@@ -12,13 +12,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from quanttool.formats import available_formats, block_format, dequantize_rows, quantize_rows
+import quanttool.formats
+from quanttool.formats import block_format, dequantize_rows, quantize_rows
 from tests import naive_ik
 
 FOLDER = Path(__file__).parents[1] / "golden" / "formats"
 VALUES_WITHOUT_SCALE = ["IQ1_BN", "IQ2_BN"]  # the program's own row conversion takes the row's scale for codes
-TYPES = [name for name in naive_ik.FORMATS if name in available_formats()]
-SEARCHED = [name for name in TYPES if name not in [*VALUES_WITHOUT_SCALE, "Q8_KV"]]
+TYPES = list(naive_ik.FORMATS)
+WOVEN = list(naive_ik.WOVEN_FORMATS)  # types that exist as four rows woven together only
+SEARCHED = [name for name in TYPES + WOVEN if name not in [*VALUES_WITHOUT_SCALE, "Q8_KV"]]
 EXACT = ["IQ1_BN", "IQ2_BN", "Q8_KV", "Q8_K_R8"]  # nothing to search
 
 
@@ -31,7 +33,7 @@ def golden(name):
     return dict(np.load(FOLDER / "ik" / f"{name}.npz"))
 
 
-@pytest.mark.parametrize("name", [name for name in [*TYPES, "Q8_K_R8"] if name not in VALUES_WITHOUT_SCALE])
+@pytest.mark.parametrize("name", [name for name in [*TYPES, *WOVEN, "Q8_K_R8"] if name not in VALUES_WITHOUT_SCALE])
 def test_values(name):
     expected = golden(name)
     values = dequantize_rows(expected["plain"], name, expected["values"].shape[1])
@@ -51,6 +53,9 @@ def search_weights(name, rows, importance):
         return squares if importance is None else importance * np.sqrt(squares.mean(axis=1, keepdims=True) + squares)
     if name == "IQ2_KL" and importance is None:
         return np.sqrt(squares)
+    if name in WOVEN:
+        sigma2 = 1.5 * np.repeat(squares.reshape(len(rows), -1, 32).mean(axis=2), 32, axis=1)
+        return np.sqrt(sigma2 + squares) * (1 if importance is None else importance)
     factor = {"IQ2_K": 1.5, "IQ2_KS": 1.5, "IQ3_K": 1.5, "IQ2_KL": 2.25}.get(name, 2)
     sigma2 = factor * np.repeat(squares.reshape(len(rows), -1, 256).mean(axis=2), 256, axis=1)
     if importance is not None:
@@ -90,6 +95,16 @@ def random_bytes(rng, name, n_rows, n_cols):
 def test_twin(name):
     data = random_bytes(np.random.default_rng(11), name, 3, 512)
     expected = np.stack([naive_ik.dequantize(name, row, 512) for row in data])
+    np.testing.assert_array_equal(dequantize_rows(data, name, 512), expected)
+
+
+@pytest.mark.parametrize("name", WOVEN)
+def test_woven_twin(name):
+    rng = np.random.default_rng(12)
+    data = rng.integers(0, 256, (4, block_format(name).type.row_bytes(512)), dtype=np.uint8)
+    data[0, 1:8:2] &= 0xBF  # finite scales
+    points = np.load(Path(quanttool.formats.__file__).parent / "tables" / "iq1.npy").astype(int) - 1
+    expected = naive_ik.dequantize_woven(name, data, 512, points)
     np.testing.assert_array_equal(dequantize_rows(data, name, 512), expected)
 
 
@@ -136,7 +151,7 @@ def awkward_importance(rng):
     return importance
 
 
-@pytest.mark.parametrize("name", TYPES)
+@pytest.mark.parametrize("name", TYPES + WOVEN)
 def test_awkward_rows(name):
     """All values are finite, and closer to the rows than zeros are where a float can hold the scale."""
     rng = np.random.default_rng(6)
@@ -150,7 +165,7 @@ def test_awkward_rows(name):
             assert (off <= 1.01 * (rows[in_range].astype(np.float64) ** 2).sum(axis=1)).all()
 
 
-@pytest.mark.parametrize("name", ["IQ4_KS", "IQ4_KSS", "IQ5_KS", "Q8_KV"])
+@pytest.mark.parametrize("name", ["IQ4_KS", "IQ4_KSS", "IQ5_KS", "IQ1_KT", "IQ2_KT", "IQ3_KT", "IQ4_KT", "Q8_KV"])
 @pytest.mark.parametrize("exponent", [-100, 100])
 def test_codes_do_not_depend_on_magnitude(name, exponent):
     rows = np.random.default_rng(8).standard_normal((2, 512)).astype(np.float32)

@@ -10,7 +10,7 @@ import pytest
 
 from quanttool.errors import UsageError
 from quanttool.formats import block_format, dequantize_rows, quantize_rows
-from quanttool.formats.repacked import REPACKED_TYPES, unweave, weave
+from quanttool.formats.repacked import REPACKED_TYPES, rewoven, unweave, weave
 from quanttool.formats.woven_layouts import BASE_LAYOUTS, WOVEN_LAYOUTS
 
 GOLDEN = dict(np.load(Path(__file__).parents[1] / "golden" / "formats" / "ik" / "woven.npz"))
@@ -44,9 +44,9 @@ def test_nothing_is_lost(name):
     data = random_base(np.random.default_rng(3), name, 2 * WOVEN_LAYOUTS[name].rows)
     if base_of(name).name == "Q8_KV":  # the sum is not stored, it follows from the codes
         data[:, 4:8] = data[:, 8:].view(np.int8).sum(axis=1, dtype=np.int32)[:, None].view(np.uint8)
-    rewoven = woven(data, name)
-    np.testing.assert_array_equal(unweave(rewoven, name, COLUMNS), data)
-    np.testing.assert_array_equal(woven(unweave(rewoven, name, COLUMNS), name), rewoven)
+    there = woven(data, name)
+    np.testing.assert_array_equal(unweave(there, name, COLUMNS), data)
+    np.testing.assert_array_equal(woven(unweave(there, name, COLUMNS), name), there)
 
 
 @pytest.mark.parametrize("name", WOVEN)
@@ -89,6 +89,16 @@ def test_values_and_bytes_are_those_of_the_base_type(name):
     np.testing.assert_array_equal(unweave(data, name, COLUMNS), quantize_rows(rows, base))
     values = dequantize_rows(quantize_rows(rows, base), base, COLUMNS)
     np.testing.assert_array_equal(dequantize_rows(data, name, COLUMNS), values)
+
+
+@pytest.mark.parametrize("name", ["Q4_K_R4", "Q8_KV_R8"])
+def test_there_and_back(name):
+    rows = np.random.default_rng(7).standard_normal((24, COLUMNS)).astype(np.float32)
+    base = base_of(name).name
+    data = quantize_rows(rows, base)
+    there = rewoven(data, base, name, COLUMNS)
+    np.testing.assert_array_equal(there, quantize_rows(rows, name))
+    np.testing.assert_array_equal(rewoven(there, name, base, COLUMNS), data)
 
 
 def test_rows_that_do_not_divide():
