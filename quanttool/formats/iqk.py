@@ -2,7 +2,7 @@
 
 Sixteen integer scales and sixteen bits that choose between a table and its shifted twin share one float16 `d`.
 Layouts: ik_llama.cpp ggml-common.h `block_iq2_k` ... `block_iq6_k`; decoding: iqk_quantize.cpp `dequantize_row_iq2_k`
-... `dequantize_row_iq6_k`.
+... `dequantize_row_iq6_k`; searches: `quantize_row_iq2_k_impl` ... `quantize_row_iq6_k_impl`.
 """
 
 import numpy as np

@@ -1,7 +1,8 @@
 """IQ2_KS, IQ3_KS, IQ4_KS, IQ5_KS, IQ4_KSS and IQ2_KL: non-linear codes in blocks of 32, one float for the whole row.
 
 Layouts: ik_llama.cpp ggml-common.h `block_iq2_ks` ... `block_iq2_kl`, each row led by its scale (float16 or float32);
-decoding: iqk_quantize.cpp `dequantize_row_iq2_ks` ... `dequantize_row_iq2_kl`.
+decoding: iqk_quantize.cpp `dequantize_row_iq2_ks` ... `dequantize_row_iq2_kl`; searches: `quantize_row_iq3_ks_impl`,
+`quantize_row_iq4_k_impl_bs128`, `quantize_row_iq5_ks_impl`, `quantize_row_iq4_kss_impl`, `quantize_row_iq2_kl_impl`.
 """
 
 import numpy as np
@@ -52,7 +53,7 @@ class IQ2_KS(TwoBit):
     levels = table.integers(-16, 16)
     tables = table.IQ2
     trials = all_crossings(table.IQ2, 32)
-    d_factor = 1.0
+    d_factor = 1.0  # as in the search that ik_llama.cpp uses unless asked not to (`quantize_row_iq2_ks_fast_impl`)
 
 
 class IQ3_KS(Tabulated):

@@ -45,11 +45,12 @@ class Layout:
 
     def unpack(self, data: NDArray[np.uint8], meta_bytes: int = 0) -> dict[str, NDArray[np.uint16]]:
         """Rows u8 [n_rows, row_bytes] -> field name: u16 [n_rows, n_blocks, n_elements]."""
-        groups = np.ascontiguousarray(data).reshape(len(data) // self.rows, -1)
+        groups = np.ascontiguousarray(data).reshape(len(data) // self.rows, -1).view()
         n_blocks = (data.shape[1] - meta_bytes) // self.block_bytes
         record = np.zeros((len(groups), n_blocks, self.rows, self.n_elements), np.uint16)
         flat = record.view(np.uint8).reshape(len(groups), -1)
         start, step = self.rows * meta_bytes, self.rows * self.block_bytes
+        groups.flags.writeable = False  # always, so that the kernel is compiled once
         move_bits(groups, start, step, self._unpack_moves, flat, 0, flat.shape[1] // max(n_blocks, 1), n_blocks)
         record = record.transpose(0, 2, 1, 3).reshape(len(data), n_blocks, self.n_elements)
         return {name: record[:, :, columns] for name, columns in self.columns.items()}
@@ -66,6 +67,7 @@ class Layout:
         n_groups = len(out) // self.rows
         woven = record.reshape(n_groups, self.rows, n_blocks, -1).transpose(0, 2, 1, 3)
         flat = np.ascontiguousarray(woven).view(np.uint8).reshape(n_groups, -1)
+        flat.flags.writeable = False
         groups = np.zeros((n_groups, self.rows * out.shape[1]), np.uint8)
         start, step = self.rows * meta_bytes, self.rows * self.block_bytes
         move_bits(flat, 0, flat.shape[1] // max(n_blocks, 1), self._pack_moves, groups, start, step, n_blocks)
