@@ -34,7 +34,8 @@ def parse_rules(text: str, dialect: Dialect = "quanttool") -> list[TensorRule]:
         if dialect == "llama.cpp":
             return [parse_tensor_rule(piece) for piece in text.split()]
         if dialect == "ik_llama.cpp":
-            return [_ik_rule(piece) for piece in _without_comment_lines(text).split(",")]
+            rules = _without_comment_lines(text)
+            return [_ik_rule(piece) for piece in rules.split(",")] if rules else []
         return [_own_rule(piece) for piece in _pieces(text)]
     except UsageError as error:
         raise RecipeError(str(error)) from None

@@ -116,3 +116,12 @@ def test_formatted_rules_mean_the_same_or_are_refused(wanted, dialect):
     except RecipeError:
         return
     assert pairs(text, dialect) == [(rule.pattern.pattern, rule.type.name) for rule in rules]
+
+
+@pytest.mark.parametrize(
+    ("dialect", "text"),
+    [(dialect, text) for dialect in DIALECTS for text in ("", "\n\n")]
+    + [("quanttool", "# only a comment\n"), ("ik_llama.cpp", "# only a comment\n")],
+)
+def test_a_text_without_rules_has_none(dialect, text):
+    assert parse_rules(text, dialect) == []
