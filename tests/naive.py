@@ -81,25 +81,26 @@ def symmetric_search(x, w, n):
     return scale, codes
 
 
-def descent(x, w, integers, lowest, highest):
-    """Up to five sweeps that move one integer at a time, in place: the scale."""
+def descent(x, w, integers, highest, stored, lowest=None):
+    """Up to five sweeps that move one integer at a time: the scale, and the integers as `stored` by the program."""
     sum_lx, sum_l2 = total(w * x * integers), total(w * integers * integers)
+    integers = stored(integers)
     for _ in range(5):
         before = integers.copy()
         for i in range(len(x)):
             lx = sum_lx - w[i] * x[i] * integers[i]
             l2 = sum_l2 - w[i] * integers[i] * integers[i]
-            if not (lx > 0 and (lowest < 0 or l2 > 0)):
+            if not (lx > 0 and (lowest is not None or l2 > 0)):
                 continue
             new = rounded(x[i] * l2 / lx, lowest, highest)
             if new == integers[i]:
                 continue
             lx, l2 = lx + w[i] * x[i] * new, l2 + w[i] * new * new
             if l2 > 0 and lx * lx * sum_l2 > sum_lx * sum_lx * l2:
-                integers[i], sum_lx, sum_l2 = new, lx, l2
+                integers[i], sum_lx, sum_l2 = stored(new), lx, l2
         if (integers == before).all():
             break
-    return sum_lx / sum_l2 if sum_l2 > 0 else f32(0)
+    return sum_lx / sum_l2 if sum_l2 > 0 else f32(0), integers
 
 
 def descent_search(x, n):
@@ -108,22 +109,27 @@ def descent_search(x, n):
     if abs(largest) < f32(1e-15):
         return f32(0), np.zeros(len(x), f32)
     integers = rounded(f32(-n) / largest * x, -n, n - 1)
-    return descent(x, x * x, integers, -n, n - 1), integers + n
+    scale, integers = descent(x, x * x, integers, n - 1, lambda integers: integers, -n)
+    return scale, integers + n
 
 
 def positive_search(x, w, max_code):
-    """make_qp_quants: scale, integers."""
+    """make_qp_quants: scale, integers, kept in unsigned bytes (a negative one wraps)."""
+
+    def stored(integers):
+        return np.mod(integers, f32(256))
+
     if x.max() < f32(1e-15):
         return f32(0), np.zeros(len(x), f32)
     best = None
     for k in [0, *range(-4, 0), *range(1, 5)]:
         inverse = (f32(0.1) * f32(k) + f32(max_code)) / x.max()
-        difference = x - f32(1) / inverse * rounded(inverse * x, 0, max_code)
+        integers = rounded(inverse * x, None, max_code)
+        difference = x - f32(1) / inverse * (stored(integers) if k == 0 else integers)
         error = total(w * difference * difference)
         if best is None or error < best:
             best, best_inverse = error, inverse
-    integers = rounded(best_inverse * x, 0, max_code)
-    return descent(x, w, integers, 0, max_code), integers
+    return descent(x, w, rounded(best_inverse * x, None, max_code), max_code, stored)
 
 
 # --- formats: from the values of a block to bytes --------------------------------------------------------------------
@@ -132,7 +138,7 @@ AFFINE = {"Q2_K": (16, 3, 15, -0.5, 15), "Q4_K": (32, 15, 63, -1, 20), "Q5_K": (
 
 
 def affine_super_block(name, x, importance):
-    """d, dmin, scales, mins, codes of 256 values."""
+    """d, dmin, bytes of scales and mins, codes of 256 values."""
     size, max_code, max_scale, start, n_steps = AFFINE[name]
     found = []
     for sub in range(0, 256, size):
@@ -158,18 +164,38 @@ def affine_super_block(name, x, importance):
         return values.max() / f32(max_scale), rounded(f32(max_scale) / values.max() * values, 0, max_scale)
 
     (d, scales), (dmin, mins) = scale_of_scales(scales), scale_of_scales(mins)
-    for sub, (scale, minimum) in enumerate(zip(half(d) * scales, half(dmin) * mins, strict=True)):
+    scales, mins = scales.astype(int), mins.astype(int)
+    if name == "Q5_K":
+        scales, mins = np.minimum(scales, 63), np.minimum(mins, 63)
+    packed = q2_k_pairs(scales, mins) if name == "Q2_K" else six_bit_pairs(scales, mins)
+    scales, mins = q2_k_values(packed) if name == "Q2_K" else six_bit_values(packed)
+    for sub, (scale, minimum) in enumerate(
+        zip(half(d) * scales.astype(f32), half(dmin) * mins.astype(f32), strict=True)
+    ):
         if scale != 0:
             part = slice(size * sub, size * (sub + 1))
             codes[part] = rounded((x[part] + minimum) / scale, 0, max_code)
-    return d, dmin, scales.astype(int), mins.astype(int), codes.astype(int)
+    return d, dmin, packed, codes.astype(int)
+
+
+def q2_k_pairs(scales, mins):
+    return (scales | mins << 4) & 255
+
+
+def q2_k_values(packed):
+    return packed & 15, packed >> 4
 
 
 def six_bit_pairs(scales, mins):
-    first = [s | (t >> 4) << 6 for s, t in zip(scales[:4], scales[4:], strict=True)]
-    second = [m | (t >> 4) << 6 for m, t in zip(mins[:4], mins[4:], strict=True)]
-    third = [(s & 15) | (m & 15) << 4 for s, m in zip(scales[4:], mins[4:], strict=True)]
-    return [*first, *second, *third]
+    first, second = scales[:4] | (scales[4:] >> 4) << 6, mins[:4] | (mins[4:] >> 4) << 6
+    return np.concatenate([first, second, (scales[4:] & 15) | (mins[4:] & 15) << 4]) & 255
+
+
+def six_bit_values(packed):
+    """get_scale_min_k4 for all eight."""
+    first, second, third = packed.reshape(3, 4)
+    scales = [first & 63, (third & 15) | (first >> 6) << 4]
+    return np.concatenate(scales), np.concatenate([second & 63, (third >> 4) | (second >> 6) << 4])
 
 
 def nibble_pairs(codes):
@@ -185,19 +211,19 @@ def strided_bits(codes, bits, at):
 
 
 def q2_k(x, importance):
-    d, dmin, scales, mins, codes = affine_super_block("Q2_K", x, importance)
-    return [*(scales | mins << 4), *strided_bits(codes, 2, 0), *half_bytes(d), *half_bytes(dmin)]
+    d, dmin, packed, codes = affine_super_block("Q2_K", x, importance)
+    return [*packed, *strided_bits(codes, 2, 0), *half_bytes(d), *half_bytes(dmin)]
 
 
 def q4_k(x, importance):
-    d, dmin, scales, mins, codes = affine_super_block("Q4_K", x, importance)
-    return [*half_bytes(d), *half_bytes(dmin), *six_bit_pairs(scales, mins), *nibble_pairs(codes)]
+    d, dmin, packed, codes = affine_super_block("Q4_K", x, importance)
+    return [*half_bytes(d), *half_bytes(dmin), *packed, *nibble_pairs(codes)]
 
 
 def q5_k(x, importance):
-    d, dmin, scales, mins, codes = affine_super_block("Q5_K", x, importance)
+    d, dmin, packed, codes = affine_super_block("Q5_K", x, importance)
     fifth = strided_bits(codes, 1, 4)
-    return [*half_bytes(d), *half_bytes(dmin), *six_bit_pairs(scales, mins), *fifth, *nibble_pairs(codes)]
+    return [*half_bytes(d), *half_bytes(dmin), *packed, *fifth, *nibble_pairs(codes)]
 
 
 def symmetric_codes(x, scales, codes, n):

@@ -86,7 +86,7 @@ class Q4_K(AffineKQuant):
 
 class Q5_K(AffineKQuant):
     name = "Q5_K"
-    how = Affine(size=32, max_code=31, max_scale=63, grid=(-0.5, 0.1, 15))
+    how = Affine(size=32, max_code=31, max_scale=63, grid=(-0.5, 0.1, 15), saturate=True)
     pack, unpack = layout.q5_k_pack, layout.q5_k_unpack
 
 

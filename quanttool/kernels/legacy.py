@@ -59,7 +59,6 @@ def symmetric_range(blocks, n, codes, d):
 
     blocks f32 [n_blocks, 32], codes u8 likewise, d f32 [n_blocks] (ggml-quants.c `quantize_row_q4_0_ref`).
     """
-    shift = np.float32(n) + HALF
     for b in range(blocks.shape[0]):
         low, high = load_16(blocks[b], 0), load_16(blocks[b], 16)
         smallest, largest = range_of(low, high)
@@ -68,6 +67,7 @@ def symmetric_range(blocks, n, codes, d):
             extreme = first_of_magnitude(blocks[b], largest) if largest > 0 else np.float32(0)  # never -0
         scale = extreme / np.float32(-n)
         inverse = finite_inverse(scale)
+        shift = np.float32(0) if scale != 0 and inverse == 0 else np.float32(n) + HALF  # overflow makes 0 of all codes
         store(codes[b], 0, int_lanes(smaller(low * inverse + shift, 2 * n - 1)))
         store(codes[b], 16, int_lanes(smaller(high * inverse + shift, 2 * n - 1)))
         d[b] = scale

@@ -10,13 +10,14 @@ Values are clamped before they are rounded, which gives the same integers as the
 import numpy as np
 
 from .jit import helper, kernel
-from .lanes import any_lane, broadcast, int_lanes, larger, load, magnitude, select, smaller, store
+from .lanes import any_lane, broadcast, float_lanes, int_lanes, larger, load, magnitude, select, smaller, store
 from .rounding import nearest
 
 GROUP_MAX_EPS = np.float32(1e-15)  # blocks that stay below are stored as zeros
 LARGEST = np.float32(3.4028235e38)
 INFINITY = np.float32(np.inf)
 TENTH = np.float32(0.1)
+LOWEST_INTEGER = np.float32(-(1 << 21))  # well within what `nearest` can round
 SWEEPS = 5
 
 
@@ -249,15 +250,31 @@ def symmetric_codes(x, first, size, n, scale, codes):
 
 
 # --- a scale for the scales of a super-block: all rows of x --------------------------------------------------------
+#
+# Integers are stored unsigned. Where weights differ by many orders of magnitude a least-squares scale can come out
+# negative; its integer then wraps, in the originals and so here.
 
 
 @helper
-def positive_error(x, weight, inverse, max_code):
-    """Weighted sum of squared errors of integers 0 .. max_code."""
+def integer_of(x, largest):
+    """Nearest integer up to `largest`, without a lower bound that matters."""
+    return nearest(smaller(larger(x, LOWEST_INTEGER), largest))
+
+
+@helper
+def as_byte(integer):
+    """A float's integer modulo 256."""
+    return float_lanes(int_lanes(integer) & 255)
+
+
+@helper
+def positive_error(x, weight, inverse, max_code, unsigned):
+    """Weighted sum of squared errors of integers up to max_code."""
     scale = 1 / inverse
     error = broadcast(0)
     for i in range(x.shape[0]):
-        diff = load(x, i) - scale * code_of(inverse * load(x, i), max_code)
+        l = integer_of(inverse * load(x, i), max_code)
+        diff = load(x, i) - scale * (as_byte(l) if unsigned else l)
         error += load(weight, i) * diff * diff
     return error
 
@@ -270,11 +287,11 @@ def positive_sweep(x, weight, max_code, integers, sum_lx, sum_l2):
         v, w, l = load(x, i), load(weight, i), load(integers, i)
         lx = sum_lx - w * v * l
         l2 = sum_l2 - w * l * l
-        new_l = code_of(v * l2 / lx, max_code)
+        new_l = integer_of(v * l2 / lx, max_code)
         new_lx = lx + w * v * new_l
         new_l2 = l2 + w * new_l * new_l
         better = (lx > 0) & (l2 > 0) & (new_l != l) & (new_lx * new_lx * sum_l2 > sum_lx * sum_lx * new_l2)
-        store(integers, i, select(better, new_l, l))
+        store(integers, i, select(better, as_byte(new_l), l))
         sum_lx = select(better, new_lx, sum_lx)
         sum_l2 = select(better, new_l2, sum_l2)
         changed |= better
@@ -289,19 +306,19 @@ def positive_search(x, weight, max_code, integers):
     """
     largest = infinite_if_tiny(largest_positive(x))
     best_inverse = max_code / largest
-    best = positive_error(x, weight, best_inverse, max_code)
+    best = positive_error(x, weight, best_inverse, max_code, True)
     for k in range(-4, 5):
         if k == 0:
             continue
         inverse = (TENTH * np.float32(k) + np.float32(max_code)) / largest
-        error = positive_error(x, weight, inverse, max_code)
+        error = positive_error(x, weight, inverse, max_code, False)
         best_inverse = select(error < best, inverse, best_inverse)
         best = select(error < best, error, best)
     sum_lx = sum_l2 = broadcast(0)
     for i in range(x.shape[0]):
         v, w = load(x, i), load(weight, i)
-        l = code_of(best_inverse * v, max_code)
-        store(integers, i, l)
+        l = integer_of(best_inverse * v, max_code)
+        store(integers, i, as_byte(l))
         sum_lx += w * v * l
         sum_l2 += w * l * l
     for _ in range(SWEEPS):
@@ -315,7 +332,7 @@ def positive_search(x, weight, max_code, integers):
 def largest_to_max_code(x, max_code, integers):
     """Scale for non-negative x that makes the largest max_code; integers f32 likewise."""
     largest = largest_positive(x)
-    inverse = select(largest > 0, max_code / largest, 0)
+    inverse = select(largest > 0, finite_or(max_code / largest, 0), 0)
     for i in range(x.shape[0]):
         store(integers, i, code_of(inverse * load(x, i), max_code))
     return largest / max_code

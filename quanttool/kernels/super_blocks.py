@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from .jit import helper, kernel
-from .lanes import LANES, broadcast, float_lanes, load, magnitude, select, square_root, store
+from .lanes import LANES, broadcast, float_lanes, int_lanes, load, magnitude, select, smaller, square_root, store
 from .scales import (
     GROUP_MAX_EPS,
     affine_codes,
@@ -33,7 +33,8 @@ class Affine(NamedTuple):
     max_scale: int  # the largest integer for a sub-block's scale or minimum
     grid: tuple[float, float, int]  # of inverse scales, see `affine_search`
     absolute: bool = False  # weights |x| and absolute errors; else, without importance, rms + |x| and squares
-    sigma2_factor: float = 2.0  # see `weigh_by_importance`
+    sigma2_factor: float = 2.0  # with importance: sigma2 of `weigh_by_importance` is so many mean squares
+    saturate: bool = False  # with importance: integers that wrapped are cut to max_scale instead of to their bits
 
 
 @helper
@@ -72,6 +73,29 @@ def weigh_by_magnitude(x, size, absolute, weight):
             store(weight, i, v if absolute else rms + v)
 
 
+@helper
+def read_back(scales, mins, how):
+    """Integers of scales and minimums become what their bytes will hold.
+
+    That is what they are, unless a negative scale wrapped (see `positive_search`): then its upper bits get lost, or
+    run into a neighbour's.
+    """
+    if how.saturate:
+        for j in range(scales.shape[0]):
+            store(scales, j, smaller(load(scales, j), how.max_scale))
+    elif how.max_scale == 15:
+        for j in range(scales.shape[0]):
+            byte = int_lanes(load(scales, j)) | int_lanes(load(mins, j)) << 4
+            store(scales, j, float_lanes(byte & 15))
+            store(mins, j, float_lanes((byte >> 4) & 15))
+    else:
+        for j in range(4):
+            spilled = int_lanes(load(scales, j)) >> 6
+            scale = int_lanes(load(scales, j + 4)) | spilled << 4
+            store(scales, j, float_lanes(int_lanes(load(scales, j)) & 63))
+            store(scales, j + 4, float_lanes(scale & 63))
+
+
 @kernel
 def affine_quantize(blocks, importance, how, codes, scales, mins, d, dmin):
     """Q2_K, Q4_K, Q5_K: value = d * scale * code - dmin * minimum; `how` is an Affine."""
@@ -97,6 +121,7 @@ def affine_quantize(blocks, importance, how, codes, scales, mins, d, dmin):
         if weighted:
             scale = positive_search(found[0], found[2], how.max_scale, scales[n])
             minimum = positive_search(found[1], found[2], how.max_scale, mins[n])
+            read_back(scales[n], mins[n], how)
         else:
             scale = largest_to_max_code(found[0], how.max_scale, scales[n])
             minimum = largest_to_max_code(found[1], how.max_scale, mins[n])

@@ -39,6 +39,15 @@ def test_twin(name):
         np.testing.assert_array_equal(quantize_rows(rows, name, weights), twin_bytes(name, rows, weights))
 
 
+@pytest.mark.parametrize("name", ["Q2_K", "Q4_K", "Q5_K"])
+def test_twin_where_scales_wrap(name):
+    """Weights of very different size give a few sub-blocks negative scales, whose integers wrap."""
+    rng = np.random.default_rng(14)
+    rows = (-1 - 10 ** rng.uniform(-6, 1, (16, 512))).astype(np.float32)
+    importance = (10 ** rng.uniform(-12, 6, 512)).astype(np.float32)
+    np.testing.assert_array_equal(quantize_rows(rows, name, importance), twin_bytes(name, rows, importance))
+
+
 @pytest.mark.parametrize("name", LEGACY + K_QUANTS)
 @given(
     row=arrays(np.float32, 256, elements=values), weights=arrays(np.float32, 256, elements=st.floats(0, 8, width=32))
