@@ -51,7 +51,8 @@ def main(arguments: list[str] | None = None) -> None:
         error.show()
         sys.exit(error.exit_code)
     except (KeyboardInterrupt, click.Abort) as interrupt:
-        click.echo(f"interrupted; {str(interrupt) or 'no half-written file was left behind'}", err=True)
+        what = str(interrupt.__cause__ or interrupt)  # click wraps Ctrl-C
+        click.echo(f"interrupted; {what or 'no half-written file was left behind'}", err=True)
         sys.exit(INTERRUPTED)
     except QuanttoolError as error:
         click.echo(f"error: {error}", err=True)

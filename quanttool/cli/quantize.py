@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from .console import json_option, note, print_json, print_table, progress_bar, threads_option, warn
+from .quantize_report import write_report
 from .recipes import dialect_option, given_rules
 
 if TYPE_CHECKING:
@@ -52,6 +53,9 @@ Examples:
 @click.option("--repack", is_flag=True, help="With COPY: weave rows together, as ik_llama.cpp's _R4 and _R8 types.")
 @click.option("--unpack", is_flag=True, help="With COPY: take woven rows apart again.")
 @click.option("--repack-pattern", "repack_patterns", multiple=True, metavar="REGEX", help="Only tensors that match.")
+@click.option("--reuse", "reuse_path", metavar="PREVIOUS.gguf", help="Take tensors that have not changed from there.")
+@click.option("--report", "report_path", metavar="FILE.json", help="Measure every tensor's error and write it there.")
+@click.option("--no-provenance", is_flag=True, help="Do not write into the file how it was made.")
 @click.option("--dry-run", is_flag=True, help="Show the plan with its exact sizes; OUT.gguf may be left out.")
 @threads_option
 @json_option
@@ -71,6 +75,9 @@ def command(
     repack: bool,
     unpack: bool,
     repack_patterns: tuple[str, ...],
+    reuse_path: str | None,
+    report_path: str | None,
+    no_provenance: bool,
     dry_run: bool,
     threads: int | None,
     as_json: bool,
@@ -89,6 +96,7 @@ def command(
     from ..files import check_output
     from ..imatrix import load as load_imatrix
     from ..quantize.plan import make_plan
+    from ..quantize.provenance import add_provenance
     from ..recipes.resolve import Request, parse_target, weight_type
 
     request = Request(
@@ -103,9 +111,14 @@ def command(
     )
     source = open_gguf(model, header_only=dry_run)
     if output and not dry_run:
-        check_output(output, [*source.paths, *([imatrix_path] if imatrix_path else [])])
+        inputs = [*source.paths, *(path for path in (imatrix_path, reuse_path) if path)]
+        for written in (output, report_path):
+            if written:
+                check_output(written, inputs)
     imatrix = load_imatrix(imatrix_path) if imatrix_path else None
     plan = make_plan(source.metadata, source.tensors.values(), request, imatrix, imatrix_path or "", allow_requantize)
+    if not no_provenance:
+        add_provenance(plan, request, source, imatrix, "reference")
     for warning in plan.warnings:
         warn(warning)
     if dry_run:
@@ -115,18 +128,33 @@ def command(
     from ..kernels.jit import nothing_compiled
     from ..quantize.run import run
 
+    reuse = open_gguf(reuse_path) if reuse_path else None
     if nothing_compiled():
         note("first run: compiling kernels for this machine, a few seconds")
     started = time.monotonic()
     try:
         with progress_bar(f"{Path(output).name}", unit=" weights", scale=True) as progress:
-            run(source, plan, output, imatrix, threads=threads, progress=progress)
+            result = run(
+                source,
+                plan,
+                output,
+                imatrix,
+                threads=threads,
+                progress=progress,
+                reuse=reuse,
+                measure=bool(report_path),
+            )
     except KeyboardInterrupt:
         raise KeyboardInterrupt(f"the same command goes on from {output}.part") from None
     if as_json:
         print_json(plan_rows(plan))
     else:
         _print_types(plan)
+    if report_path:
+        write_report(report_path, plan, result, show=not as_json)
+    for names, origin in ((result.resumed, "the interrupted run"), (result.reused, reuse_path)):
+        if names:
+            note(f"{len(names)} of {len(plan.tensors)} tensors taken from {origin}")
     note(f"{output}: {plan.file_bytes:,} bytes, {plan.bpw:.3f} bpw, {time.monotonic() - started:.1f} s")
 
 

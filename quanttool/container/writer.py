@@ -107,6 +107,13 @@ class GGUFWriter:
             raise QuanttoolError(f"{name}: {data.nbytes} bytes at row {first_row} do not fit into {tensor.n_bytes}")
         self.write_at(self.data_start + tensor.offset + start, np.ascontiguousarray(data))
 
+    def read_rows(self, name: str, first_row: int, n_rows: int) -> np.ndarray:
+        """Rows of a tensor as they are in the file now, u8 [n_rows, row_bytes]."""
+        tensor = self.tensors[name]
+        start = self.data_start + tensor.offset + first_row * tensor.row_bytes
+        data = os.pread(self._fd, n_rows * tensor.row_bytes, start)
+        return np.frombuffer(data, np.uint8).reshape(n_rows, tensor.row_bytes)
+
     def read_tensor(self, name: str) -> Iterator[bytes]:
         """Bytes of a tensor as they are in the file now, in pieces."""
         tensor = self.tensors[name]

@@ -16,6 +16,8 @@ from ..recipes.repack import Repacking, same_weights
 from ..recipes.resolve import OUTPUT, Choice, Request, Target, resolve
 
 QUANTIZATION_VERSION = 2  # GGML_QNT_VERSION
+CHANGED = ("general.quantization_version", "general.file_type")  # keys that a quantizer writes anew
+PROVENANCE = "quanttool."  # keys that say how a file was made
 _SPLIT_KEYS = ("split.no", "split.count", "split.tensors.count")
 
 
@@ -223,6 +225,8 @@ def output_metadata(
         if imatrix.chunk_count > 0:
             changed["quantize.imatrix.chunks_count"] = (imatrix.chunk_count, u32)
     dropped = {*changed, *_SPLIT_KEYS, "general.file_type"}
+    if target.base is not None:  # what was true of the source is not of the output
+        dropped |= {key for key in source if key.startswith(PROVENANCE)}
     kept = {key: value for key, value in copied(source).items() if key not in dropped}
     return kept | {key: (kind, encode_value(value, kind)) for key, (value, kind) in changed.items()}
 

@@ -6,6 +6,7 @@ belong to, and write the bytes where they belong; so memory is a slab or two per
 
 import hashlib
 import os
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from math import lcm
@@ -24,6 +25,8 @@ from .identity import tensor_keys
 from .importance import importance_of
 from .journal import Journal, run_key
 from .plan import Plan, PlannedTensor
+from .proof import Errors, expanded
+from .provenance import reusable_tensors
 
 Progress = Callable[[int, int], None]  # progress(weights done, weights in all)
 
@@ -38,6 +41,15 @@ class Slab:
     importance: NDArray[np.float32] | None  # f32 [n_cols]
 
 
+@dataclass
+class Result:
+    """What a run did: names of tensors kept from an interrupted run and from an earlier result; errors by tensor."""
+
+    resumed: set[str]
+    reused: set[str]
+    errors: dict[str, Errors]
+
+
 def run(
     source: GGUFFile | ShardedGGUF,
     plan: Plan,
@@ -46,37 +58,50 @@ def run(
     search: Search = "reference",
     threads: int | None = None,
     progress: Progress | None = None,
-) -> None:
+    reuse: GGUFFile | ShardedGGUF | None = None,
+    measure: bool = False,
+) -> Result:
     """Write the planned file; it appears whole or not at all, and does not depend on `threads`.
 
     Goes on where an earlier run of the same work was killed: tensors that it finished are verified and kept.
 
+    reuse:    an earlier result; tensors made from the same weights and importance into the same type are copied
+    measure:  measure the error of every tensor that is quantized
+
     Raises the plan's first problem, UsageError for a type that cannot be written or an output that is the input, and
     QuantizeError for weights that are NaN or infinite, with their place.
     """
-    check_output(output, source.paths)
+    check_output(output, [*source.paths, *(reuse.paths if reuse else [])])
     if plan.problems:
         raise plan.problems[0]
     check_formats(plan)
     targets = [tensor.target for tensor in plan.tensors]
     writer = GGUFWriter(output, plan.metadata, targets, plan.alignment, resumable=True)
-    journal = Journal(output, run_key(writer, source, tensor_keys(plan, source, imatrix, search)))
+    keys = tensor_keys(plan, source, imatrix, search)
+    reused = reusable_tensors(reuse, plan, keys) if reuse else set()
+    journal = Journal(output, run_key(writer, source, keys))
     interrupted = False
     try:
         with writer:
-            finished = {name for name, sha256 in journal.finished.items() if _sha256(writer, name) == sha256}
-            journal.open(finished)
-            work = _Work(source, plan, writer, journal, finished, search, progress)
-            for_each(work, (slab for slab in slabs(plan, imatrix) if slab.tensor.name not in finished), threads)
+            resumed = {name for name, sha256 in journal.finished.items() if _sha256(writer, name) == sha256}
+            journal.open(resumed)
+            result = Result(resumed, reused - resumed, {tensor.name: Errors() for tensor in plan.tensors if measure})
+            work = _Work(source, plan, writer, journal, search, progress, reuse, result)
+            for_each(
+                work, (slab for slab in slabs(plan, imatrix) if measure or slab.tensor.name not in resumed), threads
+            )
     except KeyboardInterrupt:
         interrupted = True
         raise
     finally:
         journal.close(keep=interrupted)
+    quantized = {tensor.name for tensor in plan.tensors if tensor.searches}
+    result.errors = {name: errors for name, errors in result.errors.items() if name in quantized}
+    return result
 
 
 class _Work:
-    """Converts slabs, from several threads, and notes every tensor in the journal as soon as it is whole."""
+    """Converts slabs, from several threads; proves them; notes every tensor in the journal as soon as it is whole."""
 
     def __init__(
         self,
@@ -84,24 +109,32 @@ class _Work:
         plan: Plan,
         writer: GGUFWriter,
         journal: Journal,
-        finished: set[str],
         search: Search,
         progress: Progress | None,
+        reuse: GGUFFile | ShardedGGUF | None,
+        result: Result,
     ):
         self.source, self.writer, self.journal, self.search, self.progress = source, writer, journal, search, progress
+        self.reuse, self.result = reuse, result
         self.rows_left = {tensor.name: tensor.source.n_rows for tensor in plan.tensors}
-        self.done = sum(tensor.source.n_values for tensor in plan.tensors if tensor.name in finished)
+        self.done = 0 if result.errors else sum(t.source.n_values for t in plan.tensors if t.name in result.resumed)
         self.total = plan.n_values
         self.lock = Lock()
 
     def __call__(self, slab: Slab) -> None:
-        name = slab.tensor.name
-        data = self.source.data(name)[slab.first_row : slab.first_row + slab.n_rows]
-        self.writer.write_rows(name, slab.first_row, _converted(slab, data, self.search))
+        started = time.monotonic()
+        name, rows = slab.tensor.name, slice(slab.first_row, slab.first_row + slab.n_rows)
+        data = self.source.data(name)[rows]
+        if name in self.result.reused:
+            self.writer.write_rows(name, slab.first_row, self.reuse.data(name)[rows])
+        elif name not in self.result.resumed:
+            self.writer.write_rows(name, slab.first_row, _converted(slab, data, self.search))
+        if slab.tensor.searches:
+            self._prove(slab, data, started)
         self.source.release(name, slab.first_row, slab.n_rows)
         with self.lock:
             self.rows_left[name] -= slab.n_rows
-            whole = not self.rows_left[name]
+            whole = not self.rows_left[name] and name not in self.result.resumed
             self.done += slab.n_rows * slab.tensor.source.n_cols
             if self.progress:
                 self.progress(self.done, self.total)
@@ -109,6 +142,16 @@ class _Work:
             sha256 = _sha256(self.writer, name)
             with self.lock:
                 self.journal.add(name, sha256)
+
+    def _prove(self, slab: Slab, data: NDArray[np.uint8], started: float) -> None:
+        tensor = slab.tensor
+        values = expanded(tensor, self.writer.read_rows(tensor.name, slab.first_row, slab.n_rows), slab.first_row)
+        if errors := self.result.errors.get(tensor.name):
+            rows = _values(block_format(tensor.source.type), data, tensor.source.n_cols)
+            of_slab = Errors()
+            of_slab.add(rows, values, slab.importance)
+            with self.lock:
+                errors.merge(of_slab, time.monotonic() - started)
 
 
 def _sha256(writer: GGUFWriter, name: str) -> str:

@@ -205,3 +205,21 @@ def test_a_full_disk(model, tmp_path):
     assert done.returncode == 1 and "Traceback" not in done.stderr
     assert done.stderr.splitlines()[-1].startswith(f"error: {tmp_path / 'o.gguf'}: cannot be written")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_ctrl_c_says_how_to_go_on(run, model, tmp_path, monkeypatch):
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("quanttool.container.writer.GGUFWriter.write_rows", interrupt)
+        outcome = run("quantize", model, tmp_path / "o.gguf", "BF16")
+    assert outcome.code == 130
+    assert outcome.err.splitlines()[-1] == f"interrupted; the same command goes on from {tmp_path / 'o.gguf'}.part"
+    assert run("quantize", model, tmp_path / "o.gguf", "BF16").code == 0
+    assert [path.name for path in tmp_path.iterdir()] == ["o.gguf"]
+
+
+def test_reports_and_reuse_are_checked_before_the_work(refused, model, tmp_path):
+    assert "is an input as well" in refused(2, model, tmp_path / "o.gguf", "BF16", "--report", model)
+    assert "no such file" in refused(2, model, tmp_path / "o.gguf", "BF16", "--reuse", tmp_path / "none.gguf")
