@@ -11,15 +11,7 @@ from ..errors import QuantizeError, UsageError
 from ..parallel import for_each_slab
 from .base import SEARCHES, BlockFormat, Search, available_formats, block_format
 
-__all__ = [
-    "BlockFormat",
-    "Search",
-    "available_formats",
-    "block_format",
-    "dequantize_rows",
-    "quantize_rows",
-    "repack_rows",
-]
+__all__ = ["BlockFormat", "Search", "available_formats", "block_format", "dequantize_rows", "quantize_rows"]
 
 # Values per slab that a thread takes at a time: large enough to amortize the call, small enough to stay in cache.
 SLAB_VALUES = 1 << 18
