@@ -10,9 +10,11 @@ from typing import ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from ..kernels import codebook, iq1
+from ..kernels import codebook_search as search_kernels
 from ..kernels import i_quants as kernels
-from ..kernels.codebook import REFIT_ALWAYS, REFIT_IF_OFF_GRID, REFIT_OFF_GRID, Codebook, SearchRules
+from ..kernels import iq1
+from ..kernels.codebook import Codebook, make_codebook
+from ..kernels.codebook_search import REFIT_ALWAYS, REFIT_IF_OFF_GRID, REFIT_OFF_GRID, SearchRules
 from .base import NO_IMPORTANCE, BlockFormat
 
 TABLES = Path(__file__).parent / "tables"
@@ -35,9 +37,9 @@ def codebook_values(name: str, values: tuple[int, ...]) -> NDArray[np.float32]:
 
 
 @cache
-def prepared_codebook(name: str, n_levels: int, n_distances: int) -> Codebook:
+def prepared_codebook(name: str, n_distances: int) -> Codebook:
     """A codebook with its neighbours, made when first needed (some 20 ms) and kept."""
-    return codebook.make_codebook(codebook_levels(name), n_levels, n_distances)
+    return make_codebook(codebook_levels(name), n_distances)
 
 
 class CodebookFormat(BlockFormat):
@@ -65,19 +67,31 @@ class ScaledCodebook(CodebookFormat):
     fudge: ClassVar[float] = 1
 
     def quantize(self, rows, importance, search, out):
-        blocks = rows.reshape(-1, 256)
-        book = prepared_codebook(self.codebook, len(self.values), self.n_distances)
-        scales = np.empty((len(blocks), 256 // self.rules.sub_size), np.float32)
-        points = np.empty((len(blocks), 256 // book.levels.shape[1]), np.int32)
-        signs = np.empty((len(blocks), 32), np.uint8)
-        codebook.search_codebook(
-            blocks, NO_IMPORTANCE if importance is None else importance, self.rules, book, scales, points, signs
+        rows = rows.reshape(-1)
+        n_blocks = rows.size // 256
+        book = prepared_codebook(self.codebook, self.n_distances)
+        values = search_kernels.Values(*np.empty((3, rows.size), np.float32))
+        shrinks = np.empty(n_blocks, np.float32)
+        signs = np.empty((n_blocks, 32), np.uint8)
+        points = np.empty((n_blocks, 256 // len(book.shape)), np.int32)
+        scales = np.empty((n_blocks, 256 // self.rules.sub_size), np.float32)
+        fits = np.empty(scales.size, np.float32)
+        search_kernels.weigh(rows, NO_IMPORTANCE if importance is None else importance, self.rules, values, shrinks)
+        search_kernels.split_signs(values, self.rules.even_signs, signs.reshape(-1))
+        if self.rules.fit_first:
+            search_kernels.fit_scales(values, self.rules.sub_size, fits)
+        search_kernels.search_points(
+            values, shrinks, fits, self.rules, book, scales.reshape(-1), points.reshape(-1), signs.reshape(-1)
         )
-        d = np.empty((len(blocks), 1), np.uint16)
+        if self.rules.even_signs:  # where the reference clears blocks whose scales are all zero
+            empty = scales.max(axis=1) == 0
+            points[empty] = 0
+            signs[empty] = 0
+        d = np.empty((n_blocks, 1), np.uint16)
         codes = np.empty(scales.shape, np.uint8)
         kernels.scale_codes(scales, 15, np.float32(self.fudge), d, codes)
         fields = [np.ascontiguousarray(field).view(np.uint8) for field in (d, *self.pack(points, signs, codes, scales))]
-        np.concatenate(fields, axis=1, out=out.reshape(len(blocks), -1))
+        np.concatenate(fields, axis=1, out=out.reshape(n_blocks, -1))
 
     def pack(self, points, signs, codes, scales) -> tuple[NDArray, ...]:
         """The fields of a block after d.
@@ -223,15 +237,15 @@ class ShiftedCodebook(CodebookFormat):
     def quantize(self, rows, importance, search, out):
         blocks = rows.reshape(-1, 256)
         importance = NO_IMPORTANCE if importance is None else importance
-        book = prepared_codebook(self.codebook, 3, 3)
+        book = prepared_codebook(self.codebook, 3)
         scales = np.empty((len(blocks), self.n_subs), np.float32)
-        points = np.empty((len(blocks), 32), np.int32)
+        keys = np.empty((len(blocks), 32), np.int32)
         deltas = np.empty((len(blocks), 32), np.float32)
-        iq1.search_iq1(blocks, importance, np.float32(self.smallest), book, scales, points, deltas)
+        iq1.search_iq1(blocks, importance, np.float32(self.smallest), book, scales, keys, deltas)
         deltas[scales.max(axis=1) == 0] = iq1.DELTA  # blocks stored as zeros have no shifts downwards
-        self.pack(blocks, importance, scales, points, deltas, out.reshape(len(blocks), -1))
+        self.pack(blocks, importance, scales, keys, deltas, out.reshape(len(blocks), -1))
 
-    def pack(self, blocks, importance, scales, points, deltas, out):
+    def pack(self, blocks, importance, scales, keys, deltas, out):
         """Write the blocks' bytes from what the search has found."""
         raise NotImplementedError
 
@@ -244,9 +258,10 @@ class IQ1_S(ShiftedCodebook):
     n_subs = 8
     smallest = 1e-12
 
-    def pack(self, blocks, importance, scales, points, deltas, out):
+    def pack(self, blocks, importance, scales, keys, deltas, out):
         d = np.empty((len(blocks), 1), np.uint16)
         codes = np.empty(scales.shape, np.uint8)
+        points = prepared_codebook("iq1", 3).point_of_key[keys]
         kernels.scale_codes(scales, 7, np.float32(1.125), d, codes)
         high = np.bitwise_or.reduce((points >> 8).reshape(-1, 8, 4) << np.array([0, 3, 6, 9]), axis=2)
         down = deltas[:, ::4] < 0
@@ -263,10 +278,12 @@ class IQ1_M(ShiftedCodebook):
     n_subs = 16
     smallest = 1e-7
 
-    def pack(self, blocks, importance, scales, points, deltas, out):
+    def pack(self, blocks, importance, scales, keys, deltas, out):
         d = np.empty((len(blocks), 1), np.uint16)
         codes = np.empty(scales.shape, np.uint8)
-        iq1.fit_iq1_m(blocks, importance, scales, points, deltas, prepared_codebook("iq1", 3, 3), d, codes)
+        book = prepared_codebook("iq1", 3)
+        iq1.fit_iq1_m(blocks, importance, scales, keys, deltas, book.shape, d, codes)
+        points = book.point_of_key[keys]
         high = points >> 8 | (deltas < 0).astype(np.int32) << 3
         quarters = np.bitwise_or.reduce(
             codes.astype(np.uint16).reshape(-1, 4, 4) << np.array([0, 3, 6, 9], np.uint16), 2

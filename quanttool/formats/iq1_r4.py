@@ -21,6 +21,7 @@ row = np.arange(4)[:, None]
 DOWN = 1 << 11  # of a code: its group is shifted downwards; the bits below are the point
 DELTA = np.float32(0.125)
 MINUS_ONES, ZEROS, ONES = 0, 1029, 2047  # the points that are so throughout
+KEY_OF_ZEROS = 0x5555
 
 
 @cache
@@ -56,10 +57,11 @@ class ShiftedPoints(Tabulated):
         """Float scale of each sub-block f32 [n_units, n_subs], and codes u16 [n_units, n_subs, size / 8]."""
         n = x.shape[0] * x.shape[1]
         scales = np.empty(n, np.float32)
-        points = np.full((n, x.shape[2] // 8), ZEROS, np.int32)
-        deltas = np.empty(points.shape, np.float32)
-        blocks = x.reshape(n, -1), weights.reshape(n, -1)
-        search_weighted(*blocks, prepared_codebook("iq1", 3, 3), scales, points, deltas)
+        book = prepared_codebook("iq1", 3)
+        keys = np.full((n, x.shape[2] // 8), KEY_OF_ZEROS, np.int32)
+        deltas = np.empty(keys.shape, np.float32)
+        search_weighted(x.reshape(n, -1), weights.reshape(n, -1), book, scales, keys, deltas)
+        points = book.point_of_key[keys]
         down = deltas < 0
         # All zeros, shifted, are all ones, shifted, times nine: the smaller scale spares the rest of the row.
         zeros = (points == ZEROS).all(axis=1) & (scales > 0)

@@ -10,20 +10,15 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from .blocks import finite_or, largest_magnitude, mean_square
-from .codebook import CHUNK
+from .blocks import LARGEST_SCALE, finite_or, shrunk_square
+from .codebook import OFF_GRID, closest_neighbour, level_of
 from .jit import helper, kernel
-from .rounding import f16_bits, float_bits, float_of, nearest_int, within_f16
+from .lanes import LANES, broadcast, int_lanes, load, select, store
+from .rounding import f16_bits, nearest_int, within_f16
 
-LANES = 16
 DELTA = np.float32(0.125)
-ONE = np.float32(1)
-ZERO = np.float32(0)
-NOTHING = np.float32(-3.4028235e38)  # the score to beat at first
-SQUARES_OVERFLOW = np.float32(1e16)  # mean squares from here on would make sums overflow; no float16 scale is so large
-
-
-LARGEST_SCALE = np.float32(1e30)  # far beyond what a float16 holds
+ZERO, HALF, ONE = np.array([0, 0.5, 1], np.float32)
+LEAST_SCORE = np.float32(-3.4028235e38)
 
 
 class Sorted(NamedTuple):
@@ -36,13 +31,20 @@ class Sorted(NamedTuple):
 
 
 class Split(NamedTuple):
-    """The best split so far: sorted values below `low` are low, from `high` on high."""
+    """The best split: sorted values below `low` are low, from `high` on high."""
 
-    score: NDArray[np.float32]  # [LANES]
-    scale: NDArray[np.float32]  # [LANES]
-    low: NDArray[np.int32]  # [LANES], -1 while there is none
-    high: NDArray[np.int32]  # [LANES]
-    shifts: NDArray[np.int32]  # [LANES], bit k: the shift of half k is downwards
+    scale: NDArray[np.float32]  # [1, LANES]
+    low: NDArray[np.int32]  # [1, LANES], -1 if there is none
+    high: NDArray[np.int32]  # [1, LANES]
+    shifts: NDArray[np.int32]  # [1, LANES], bit k: the shift of half k is downwards
+
+
+@helper
+def exchange(column, j, swap):
+    """Swap the entries j and j + 1 of the lanes in `swap`."""
+    a, b = load(column, j), load(column, j + 1)
+    store(column, j, select(swap, b, a))
+    store(column, j + 1, select(swap, a, b))
 
 
 @helper
@@ -51,135 +53,132 @@ def sort_lanes(tile):
     n = tile.values.shape[0]
     for sweep in range(n):
         for j in range(sweep % 2, n - 1, 2):
-            for lane in range(LANES):
-                swap = tile.values[j, lane] > tile.values[j + 1, lane]
-                exchange(tile.values, j, lane, swap)
-                exchange(tile.weights, j, lane, swap)
-                exchange(tile.places, j, lane, swap)
+            swap = load(tile.values, j) > load(tile.values, j + 1)
+            exchange(tile.values, j, swap)
+            exchange(tile.weights, j, swap)
+            exchange(tile.places, j, swap)
 
 
 @helper
-def exchange(column, j, lane, swap):
-    """Swap the entries j and j + 1, or not, without a branch."""
-    a, b = column[j, lane], column[j + 1, lane]
-    column[j, lane] = b if swap else a
-    column[j + 1, lane] = a if swap else b
+def take_better(qx, qq, low, high, shifts, best):
+    """The best of two splits in each lane; best is (score, scale, low, high, shifts)."""
+    score, scale, best_low, best_high, best_shifts = best
+    better = (qq > 0) & (qx * qx > score * qq)
+    fitted = qx / qq
+    score = select(better, fitted * qx, score)
+    scale = select(better, fitted, scale)
+    return (
+        score,
+        scale,
+        select(better, low, best_low),
+        select(better, high, best_high),
+        select(better, shifts, best_shifts),
+    )
 
 
 @helper
-def keep_better(lane, qx, qq, low, high, shifts, split):
-    """Take this split in this lane if it explains more than the best so far."""
-    better = qq > 0 and qx * qx > split.score[lane] * qq
-    scale = qx / qq
-    split.scale[lane] = scale if better else split.scale[lane]
-    split.score[lane] = scale * qx if better else split.score[lane]
-    split.low[lane] = low if better else split.low[lane]
-    split.high[lane] = high if better else split.high[lane]
-    split.shifts[lane] = shifts if better else split.shifts[lane]
+def no_split():
+    nowhere = int_lanes(broadcast(-1))
+    return broadcast(LEAST_SCORE), broadcast(0), nowhere, nowhere, nowhere
 
 
 @helper
-def split_with_one_shift(tile, sums, split):
-    """IQ1_S: all values have one shift. sums f32 [2, n + 1, LANES] is scratch."""
-    n = tile.values.shape[0]
-    sums[:, 0] = 0
-    for j in range(n):
-        for lane in range(LANES):
-            sums[0, j + 1, lane] = sums[0, j, lane] + tile.weights[j, lane] * tile.values[j, lane]
-            sums[1, j + 1, lane] = sums[1, j, lane] + tile.weights[j, lane]
-    for low in range(n + 1):
-        for high in range(low, n + 1):
-            for down in range(2):
-                delta = -DELTA if down else DELTA
-                q0, q1, q2 = delta - ONE, delta, delta + ONE
-                for lane in range(LANES):
-                    x0, x1 = sums[0, low, lane], sums[0, high, lane] - sums[0, low, lane]
-                    w0, w1 = sums[1, low, lane], sums[1, high, lane] - sums[1, low, lane]
-                    x2, w2 = sums[0, n, lane] - sums[0, high, lane], sums[1, n, lane] - sums[1, high, lane]
-                    qx = x0 * q0 + x1 * q1 + x2 * q2
-                    qq = w0 * q0 * q0 + w1 * q1 * q1 + w2 * q2 * q2
-                    keep_better(lane, qx, qq, low, high, 3 * down, split)
-
-
-@helper
-def split_with_two_shifts(tile, sums, split):
-    """IQ1_M: the first and the second half of the sub-block have a shift each. sums f32 [4, n + 1, LANES] is scratch.
-
-    With sums S up to a split, total T and levels q0, q1 = q0 + 1, q2 = q0 + 2 the three parts add up to
-    T q2 - S[low] - S[high]; the reference does so and for the squares likewise.
-    """
-    n = tile.values.shape[0]
-    sums[:, 0] = 0
-    for j in range(n):
-        for lane in range(LANES):
-            w, x = tile.weights[j, lane], tile.values[j, lane]
-            first = tile.places[j, lane] < n // 2
-            sums[0, j + 1, lane] = sums[0, j, lane] + w * x if first else sums[0, j, lane]
-            sums[1, j + 1, lane] = sums[1, j, lane] if first else sums[1, j, lane] + w * x
-            sums[2, j + 1, lane] = sums[2, j, lane] + w if first else sums[2, j, lane]
-            sums[3, j + 1, lane] = sums[3, j, lane] if first else sums[3, j, lane] + w
-    for low in range(n + 1):
-        for high in range(low, n + 1):
-            for shifts in (0, 2, 1, 3):
-                for lane in range(LANES):
-                    qx0, qq0 = half_sums(sums[0], sums[2], low, high, shifts & 1, lane)
-                    qx1, qq1 = half_sums(sums[1], sums[3], low, high, shifts >> 1, lane)
-                    keep_better(lane, qx0 + qx1, qq0 + qq1, low, high, shifts, split)
-
-
-@helper
-def half_sums(sum_x, sum_w, low, high, down, lane):
-    """The sums of w q x and w q q of one half, from its prefix sums f32 [n + 1, LANES]."""
-    n = sum_x.shape[0] - 1
+def levels(down):
+    """What low, middle and high values stand for."""
     delta = -DELTA if down else DELTA
-    q0, q1, q2 = delta - ONE, delta, delta + ONE
-    qx = sum_x[n, lane] * q2 - (sum_x[low, lane] + sum_x[high, lane])
-    qq = sum_w[n, lane] * q2 * q2 + sum_w[low, lane] * (q0 * q0 - q1 * q1) + sum_w[high, lane] * (q1 * q1 - q2 * q2)
-    return qx, qq
+    return delta - ONE, delta, delta + ONE
 
 
 @helper
-def closest_shifted(key, x, weight, scale, delta, book):
-    """Number of the neighbour of `key` with the smallest sum of weight (scale (point + delta) - x)^2."""
-    start = book.first_chunk[key]
-    best = np.int64(np.iinfo(np.int64).max)
-    for chunk in range(start, book.first_chunk[key + 1]):
-        for lane in range(CHUNK):
-            error = ZERO
-            for i in range(8):
-                q = np.float32(0.5) * np.float32(book.chunk_values[chunk, i, lane]) - np.float32(1.5) + delta
-                off = scale * q - x[i]
-                error += weight[i] * off * off
-            candidate = (np.int64(float_bits(error) & 0x7FFFFFFF) << 32) | (CHUNK * np.int64(chunk - start) + lane)
-            best = candidate if candidate < best else best
-    place = best & 0xFFFFFFFF
-    return book.chunk_points[start + place // CHUNK, place % CHUNK]
+def split_with_one_shift(tile, sums):
+    """IQ1_S: all values have one shift. sums f32 [2 (n + 1), LANES] is scratch for prefix sums of w x and w."""
+    n = tile.values.shape[0]
+    sum_x = sum_w = broadcast(0)
+    store(sums, 0, sum_x)
+    store(sums, 1, sum_w)
+    for j in range(n):
+        sum_x += load(tile.weights, j) * load(tile.values, j)
+        sum_w += load(tile.weights, j)
+        store(sums, 2 * j + 2, sum_x)
+        store(sums, 2 * j + 3, sum_w)
+    best = no_split()
+    for low in range(n + 1):
+        x0, w0 = load(sums, 2 * low), load(sums, 2 * low + 1)
+        for high in range(low, n + 1):
+            x1, w1 = load(sums, 2 * high) - x0, load(sums, 2 * high + 1) - w0
+            x2, w2 = sum_x - load(sums, 2 * high), sum_w - load(sums, 2 * high + 1)
+            for down in range(2):
+                q0, q1, q2 = levels(down)
+                qx = x0 * q0 + x1 * q1 + x2 * q2
+                qq = w0 * q0 * q0 + w1 * q1 * q1 + w2 * q2 * q2
+                best = take_better(qx, qq, low, high, 3 * down, best)
+    return best
 
 
 @helper
-def choose_points(x, weight, codes, deltas, scale, book, points):
-    """The point of every group of 8 codes, or its closest neighbour; the scale, fitted again if there was one."""
-    off_grid = False
-    for group in range(points.size):
-        part = slice(8 * group, 8 * group + 8)
-        key, step = np.int32(0), np.int32(1)
+def half_sums(sums, n, low, high, half, down):
+    """The sums of w q x and w q q of one half of the values.
+
+    With prefix sums S, total T = S[n] and levels q0, q1 = q0 + 1, q2 = q0 + 2 the three parts of w q x add up to
+    T q2 - S[low] - S[high]; the reference does so, and for w q q likewise.
+    """
+    q0, q1, q2 = levels(down)
+    qx = load(sums, 4 * n + half) * q2 - (load(sums, 4 * low + half) + load(sums, 4 * high + half))
+    total, below, until = load(sums, 4 * n + 2 + half), load(sums, 4 * low + 2 + half), load(sums, 4 * high + 2 + half)
+    return qx, total * q2 * q2 + below * (q0 * q0 - q1 * q1) + until * (q1 * q1 - q2 * q2)
+
+
+@helper
+def split_with_two_shifts(tile, sums):
+    """IQ1_M: each half of the sub-block has a shift. sums f32 [4 (n + 1), LANES]: w x and w, of either half each."""
+    n = tile.values.shape[0]
+    x0 = x1 = w0 = w1 = broadcast(0)
+    for j in range(n + 1):
+        store(sums, 4 * j, x0)
+        store(sums, 4 * j + 1, x1)
+        store(sums, 4 * j + 2, w0)
+        store(sums, 4 * j + 3, w1)
+        if j < n:
+            in_first = load(tile.places, j) < n // 2
+            w = load(tile.weights, j)
+            wx = w * load(tile.values, j)
+            x0, x1 = select(in_first, x0 + wx, x0), select(in_first, x1, x1 + wx)
+            w0, w1 = select(in_first, w0 + w, w0), select(in_first, w1, w1 + w)
+    best = no_split()
+    for low in range(n + 1):
+        for high in range(low, n + 1):
+            for first_down in range(2):
+                qx0, qq0 = half_sums(sums, n, low, high, 0, first_down)
+                for second_down in range(2):
+                    qx1, qq1 = half_sums(sums, n, low, high, 1, second_down)
+                    best = take_better(qx0 + qx1, qq0 + qq1, low, high, first_down + 2 * second_down, best)
+    return best
+
+
+@helper
+def choose_points(x, weight, codes, deltas, scale, book, keys):
+    """The point of every group of 8 codes, as key; the scale, fitted again if one had to be a neighbour."""
+    shape, point_of_key, n_neighbours, first_of, neighbours = book
+    all_on_grid = True
+    for group in range(keys.size):
+        key = np.int32(0)
         for i in range(8):
-            key += np.int32(codes[8 * group + i]) * step
-            step = np.int32(3 * step)
-        point = book.point_of_key[key]
-        if point < 0:
-            off_grid = True
-            point = closest_shifted(key, x[part], weight[part], scale, deltas[group], book)
-        points[group] = point
-    if off_grid:
-        qx = qq = ZERO
-        for i in range(x.size):
-            q = np.float32(book.levels[points[i // 8], i % 8]) - ONE + deltas[i // 8]
-            qx += weight[i] * q * x[i]
-            qq += weight[i] * q * q
-        if qx > 0 and qq > 0:
-            scale = qx / qq
-    return scale
+            key |= np.int32(codes[8 * group + i]) << (2 * i)
+        if point_of_key[key] == OFF_GRID:
+            all_on_grid = False
+            offset = deltas[group] - ONE
+            key = closest_neighbour(
+                key, x, weight, 8 * group, scale, ONE, offset, shape, n_neighbours, first_of, neighbours
+            )
+        keys[group] = key
+    if all_on_grid:
+        return scale
+    qx = qq = ZERO
+    for i in range(x.size):
+        q = np.float32(level_of(keys[i // 8], i % 8, shape)) - ONE + deltas[i // 8]
+        qx += weight[i] * q * x[i]
+        qq += weight[i] * q * q
+    return qx / qq if qx > 0 and qq > 0 else scale
 
 
 @helper
@@ -196,14 +195,14 @@ def load_lane(values, importance, sigma2, shrink, tile, lane):
 
 
 @helper
-def store_lane(split, tile, lane, book, x, weight, codes, deltas, points):
-    """Codes of one sub-block from its split, then its points; gives the scale. x, weight, codes are scratch [n]."""
-    n, n_groups = x.size, points.size
-    scale, shifts = split.scale[lane], split.shifts[lane]
+def store_lane(split, tile, lane, book, x, weight, codes, deltas, keys):
+    """Codes of one sub-block from its split, then its points, as keys; gives the scale."""
+    n, n_groups = x.size, keys.size
+    scale, shifts = split.scale[0, lane], split.shifts[0, lane]
     flip = scale < 0
     for j in range(n):
         i = tile.places[j, lane]
-        code = np.int32(j >= split.low[lane]) + np.int32(j >= split.high[lane])
+        code = np.int32(j >= split.low[0, lane]) + np.int32(j >= split.high[0, lane])
         codes[i] = np.uint8(2 - code if flip else code)
         x[i] = tile.values[j, lane]
         weight[i] = tile.weights[j, lane]
@@ -211,21 +210,7 @@ def store_lane(split, tile, lane, book, x, weight, codes, deltas, points):
         down = ((shifts >> (2 * group // n_groups)) & 1) != flip
         deltas[group] = -DELTA if down else DELTA
     scale = finite_or(abs(scale), tile.largest[lane])
-    return finite_or(choose_points(x, weight, codes, deltas, scale, book, points), tile.largest[lane])
-
-
-@helper
-def shrunk_square(values):
-    """Mean square of a block, and what to multiply values with first so that no sum overflows: 1, but for giants."""
-    square = mean_square(values)
-    if square < SQUARES_OVERFLOW:
-        return square, ONE
-    exponent = float_bits(largest_magnitude(values)) >> 23
-    shrink = float_of(max(np.int32(254 - exponent), 1) << 23)  # brings the largest to between 1 and 4
-    square = ZERO
-    for i in range(values.size):
-        square += (values[i] * shrink) * (values[i] * shrink)
-    return square / np.float32(values.size), shrink
+    return finite_or(choose_points(x, weight, codes, deltas, scale, book, keys), tile.largest[lane])
 
 
 @helper
@@ -241,45 +226,45 @@ def make_tile(n):
 @helper
 def make_split():
     return Split(
-        np.empty(LANES, np.float32),
-        np.empty(LANES, np.float32),
-        np.empty(LANES, np.int32),
-        np.empty(LANES, np.int32),
-        np.empty(LANES, np.int32),
+        np.empty((1, LANES), np.float32),
+        np.empty((1, LANES), np.int32),
+        np.empty((1, LANES), np.int32),
+        np.empty((1, LANES), np.int32),
     )
 
 
 @helper
 def find_splits(tile, sums, split):
-    """Sort the lanes and find the best split of each; `low` stays -1 where all weights are zero."""
+    """Sort the lanes and find the best split of each."""
     sort_lanes(tile)
-    split.score[:] = NOTHING
-    split.low[:] = -1
-    split.scale[:] = 0
     if tile.values.shape[0] == 32:
-        split_with_one_shift(tile, sums, split)
+        _, scale, low, high, shifts = split_with_one_shift(tile, sums)
     else:
-        split_with_two_shifts(tile, sums, split)
+        _, scale, low, high, shifts = split_with_two_shifts(tile, sums)
+    store(split.scale, 0, scale)
+    store(split.low, 0, low)
+    store(split.high, 0, high)
+    store(split.shifts, 0, shifts)
 
 
 @kernel
-def search_iq1(blocks, importance, smallest, book, scales, points, deltas):
+def search_iq1(blocks, importance, smallest, book, scales, keys, deltas):
     """Scales, points and shifts of blocks of 256 values; sub-blocks of 32 have one shift, those of 16 have two.
 
     blocks f32 [n_blocks, 256]; importance f32 [n_cols] or empty; written: scales f32 [n_blocks, 256 / sub_size],
-    points i32 and deltas f32 [n_blocks, 32]. Sub-blocks with no value of at least `smallest` get scale and points 0.
+    keys of points i32 and deltas f32 [n_blocks, 32]. Sub-blocks with no value as large as `smallest` are left at 0.
     """
     n_subs = scales.shape[1]
     size, n_groups = 256 // n_subs, 32 // n_subs
     blocks_per_row = max(1, importance.size // 256)
     tile, split = make_tile(size), make_split()
-    sums = np.empty((4, size + 1, LANES), np.float32)
+    sums = np.empty((4 * (size + 1), LANES), np.float32)
     x, weight, codes = np.empty(size, np.float32), np.empty(size, np.float32), np.empty(size, np.uint8)
     squares, shrinks = np.empty(blocks.shape[0], np.float32), np.empty(blocks.shape[0], np.float32)
     for block in range(blocks.shape[0]):
         squares[block], shrinks[block] = shrunk_square(blocks[block])
     scales[:] = 0
-    points[:] = 0
+    keys[:] = 0
     deltas[:] = DELTA
     for first in range(0, scales.size, LANES):
         n_lanes = min(LANES, scales.size - first)
@@ -292,14 +277,14 @@ def search_iq1(blocks, importance, smallest, book, scales, points, deltas):
         find_splits(tile, sums, split)
         for lane in range(n_lanes):
             block, sub = (first + lane) // n_subs, (first + lane) % n_subs
-            if split.low[lane] >= 0 and tile.largest[lane] >= smallest:
+            if split.low[0, lane] >= 0 and tile.largest[lane] >= smallest:
                 part = slice(n_groups * sub, n_groups * (sub + 1))
-                scale = store_lane(split, tile, lane, book, x, weight, codes, deltas[block, part], points[block, part])
+                scale = store_lane(split, tile, lane, book, x, weight, codes, deltas[block, part], keys[block, part])
                 scales[block, sub] = min(scale / shrinks[block], LARGEST_SCALE)
 
 
 @kernel
-def fit_iq1_m(blocks, importance, scales, points, deltas, book, d, codes):
+def fit_iq1_m(blocks, importance, scales, keys, deltas, shape, d, codes):
     """d and scale codes of IQ1_M: codes from the largest scale, then one fit of d over the block.
 
     Written: d u16 [n_blocks, 1], float16 bits, of the fit times 1.1125; codes u8 [n_blocks, 16].
@@ -325,8 +310,8 @@ def fit_iq1_m(blocks, importance, scales, points, deltas, book, d, codes):
             w = v * v
             if importance.size:
                 w = importance[block % blocks_per_row * 256 + i] * np.sqrt(sigma2 + w)
-            level = np.float32(book.levels[points[block, group], i % 8]) - ONE + deltas[block, group]
-            q = level * np.float32(2 * code + 1)
+            level = np.float32(level_of(keys[block, group], i % 8, shape)) - ONE
+            q = (level + deltas[block, group]) * np.float32(2 * code + 1)
             qx += w * q * v
             qq += w * q * q
         unit = finite_or(qx / qq / shrink, unit) if qq > 0 else unit

@@ -7,17 +7,17 @@ from .jit import kernel
 
 
 @kernel
-def search_weighted(x, weights, book, scales, points, deltas):
+def search_weighted(x, weights, book, scales, keys, deltas):
     """Scale, points and shifts of sub-blocks of 32 values (one shift) or 16 (one for each 8).
 
     x, weights:  f32 [n_subs, size]
     scales:      f32 [n_subs], written; 0 where x or the weights are all zero
-    points:      i32 [n_subs, size / 8], written
+    keys:        i32 [n_subs, size / 8], written: the points, as keys of the codebook
     deltas:      f32 [n_subs, size / 8], written
     """
     n_subs, size = x.shape
     tile, split = make_tile(size), make_split()
-    sums = np.empty((4, size + 1, LANES), np.float32)
+    sums = np.empty((4 * (size + 1), LANES), np.float32)
     values, weight, codes = np.empty(size, np.float32), np.empty(size, np.float32), np.empty(size, np.uint8)
     scales[:] = 0
     deltas[:] = DELTA
@@ -33,5 +33,5 @@ def search_weighted(x, weights, book, scales, points, deltas):
         find_splits(tile, sums, split)
         for lane in range(n_lanes):
             sub = first + lane
-            if split.low[lane] >= 0 and tile.largest[lane] > 0:
-                scales[sub] = store_lane(split, tile, lane, book, values, weight, codes, deltas[sub], points[sub])
+            if split.low[0, lane] >= 0 and tile.largest[lane] > 0:
+                scales[sub] = store_lane(split, tile, lane, book, values, weight, codes, deltas[sub], keys[sub])

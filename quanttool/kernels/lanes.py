@@ -151,6 +151,18 @@ load_16 = load_of(16)  # of a flat array
 
 
 @intrinsic
+def number_at(typingctx, array, index):
+    """The number at the flat `index` of an array. Unchecked: without numba's provision for negative indices."""
+
+    def codegen(context, builder, sig, args):
+        data = context.make_array(sig.args[0])(context, builder, args[0]).data
+        offset = context.cast(builder, args[1], types.unliteral(sig.args[1]), types.intp)
+        return builder.load(builder.gep(data, [offset]))
+
+    return signature(array.dtype, array, index), codegen
+
+
+@intrinsic
 def store(typingctx, array, index, values):
     """Write Lanes where `load` would read them; ints lose their upper bits in an array u8. Unchecked."""
 
@@ -226,7 +238,8 @@ def call_llvm(name, flags=()):
     """An LLVM intrinsic, by its name without the suffix for the type of vector."""
 
     def call(builder, values, result):
-        suffix = f".v{values.type.count}{'i1' if values.type.element == ir.IntType(1) else 'f32'}"
+        element = values.type.element
+        suffix = f".v{values.type.count}{'f32' if element == ir.FloatType() else element}"
         function_type = ir.FunctionType(result, [values.type])
         function = cgutils.get_or_insert_function(builder.module, function_type, name + suffix)
         return builder.call(function, [values], fastmath=flags)
@@ -245,6 +258,8 @@ int_lanes = function_of_one(lambda lanes: lanes.of(INT), Builder.fptosi)
 any_lane = function_of_one(types.boolean, call_llvm("llvm.vector.reduce.or"))
 largest_lane = function_of_one(types.float32, call_llvm("llvm.vector.reduce.fmax", ("nnan",)))  # no NaN, please
 smallest_lane = function_of_one(types.float32, call_llvm("llvm.vector.reduce.fmin", ("nnan",)))
+smallest_int_lane = function_of_one(types.int32, call_llvm("llvm.vector.reduce.smin"))
+bit_lanes = function_of_one(lambda lanes: lanes.of(INT), Builder.bitcast)  # the bits of floats
 mask_bits = function_of_one(types.int64, bits_of_mask)  # bit k is lane k
 
 
