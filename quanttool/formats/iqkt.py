@@ -183,7 +183,7 @@ class IQ4_KT(Trellis):
         code=join(bits(8, 32 + q), bits(4, 96 + q % 32, 4 * (q // 32)), bits(3, 4 * (q // 8), 8 + 3 * (q % 8))),
     )
     levels = table.integers(-64, 64)
-    n_bins = 3
+    n_bins = 4
     reach = (0.5, 1.0)
     offsets = (0, -16, -8, 8, 16)
     d_targets = (-64,)
