@@ -11,6 +11,7 @@ from .quantize_report import write_report
 from .recipes import dialect_option, given_rules
 
 if TYPE_CHECKING:
+    from ..imatrix import Imatrix
     from ..quantize.plan import Plan
     from ..recipes.repack import Repacking
 
@@ -35,6 +36,16 @@ Examples:
 @click.argument("model", metavar="IN.gguf")
 @click.argument("output_and_type", nargs=-1, metavar="OUT.gguf TYPE")
 @click.option("--imatrix", "imatrix_path", metavar="FILE", help="Importance of input channels, GGUF or .dat.")
+@click.option("--include-weights", multiple=True, metavar="TEXT", help="Only imatrix entries whose name contains it.")
+@click.option("--exclude-weights", multiple=True, metavar="TEXT", help="No imatrix entries whose name contains it.")
+@click.option(
+    "--imatrix-rules",
+    type=click.Choice(["quanttool", "llama.cpp"]),
+    default="quanttool",
+    show_default=True,
+    help="How gaps in the imatrix are filled, as experts that the text never reached.",
+)
+@click.option("--hide-imatrix", is_flag=True, help="Write no names and numbers of the imatrix into the file.")
 @click.option("--pure", is_flag=True, help="Give every tensor the base type, without the mix's exceptions.")
 @click.option("--allow-requantize", is_flag=True, help="Convert tensors that are quantized already; costs quality.")
 @click.option("--leave-output-tensor", is_flag=True, help="Keep output.weight as it is.")
@@ -63,6 +74,10 @@ def command(
     model: str,
     output_and_type: tuple[str, ...],
     imatrix_path: str | None,
+    include_weights: tuple[str, ...],
+    exclude_weights: tuple[str, ...],
+    imatrix_rules: str,
+    hide_imatrix: bool,
     pure: bool,
     allow_requantize: bool,
     leave_output_tensor: bool,
@@ -94,7 +109,7 @@ def command(
 
     from ..container import open_gguf
     from ..files import check_output
-    from ..imatrix import load as load_imatrix
+    from ..quantize.plan import hide_imatrix as hide_imatrix_in
     from ..quantize.plan import make_plan
     from ..quantize.provenance import add_provenance
     from ..recipes.resolve import Request, parse_target, weight_type
@@ -115,10 +130,14 @@ def command(
         for written in (output, report_path):
             if written:
                 check_output(written, inputs)
-    imatrix = load_imatrix(imatrix_path) if imatrix_path else None
+    imatrix = None
+    if imatrix_path:
+        imatrix = _imatrix(imatrix_path, include_weights, exclude_weights, imatrix_rules, list(source.tensors))
     plan = make_plan(source.metadata, source.tensors.values(), request, imatrix, imatrix_path or "", allow_requantize)
     if not no_provenance:
         add_provenance(plan, request, source, imatrix, "reference")
+    if hide_imatrix:
+        hide_imatrix_in(plan)
     for warning in plan.warnings:
         warn(warning)
     if dry_run:
@@ -167,6 +186,22 @@ def _output_and_type(words: tuple[str, ...], dry_run: bool, base: str) -> tuple[
     if base and len(words) == (0 if dry_run else 1):
         return (None if dry_run else words[0]), base
     raise click.UsageError("expected IN.gguf OUT.gguf TYPE" + (" or IN.gguf TYPE" if dry_run else ""))
+
+
+def _imatrix(path: str, include: tuple[str, ...], exclude: tuple[str, ...], rules: str, names: list[str]) -> "Imatrix":
+    """The imatrix as it will be used for a model with tensors `names`."""
+    from ..imatrix import load
+    from ..imatrix.gaps import add_aliases, selected, shrink_experts
+
+    if include and exclude:
+        raise click.UsageError("--include-weights and --exclude-weights exclude each other")
+    imatrix = selected(load(path), include, exclude)
+    if rules == "llama.cpp":
+        return imatrix
+    imatrix, unseen = shrink_experts(add_aliases(imatrix, names))
+    if unseen:
+        warn(f"the imatrix never saw {unseen} of its matrices (experts); they get the average of their tensor")
+    return imatrix
 
 
 def _repacking(repack: bool, unpack: bool, patterns: tuple[str, ...]) -> "Repacking | None":

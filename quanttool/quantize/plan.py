@@ -231,6 +231,14 @@ def output_metadata(
     return kept | {key: (kind, encode_value(value, kind)) for key, (value, kind) in changed.items()}
 
 
+def hide_imatrix(plan: Plan) -> None:
+    """Say only that there was an imatrix, in the words of ik_llama.cpp (examples/quantize/quantize.cpp)."""
+    for key, (kind, _) in plan.metadata.items():
+        if key.startswith("quantize.imatrix."):
+            plan.metadata[key] = kind, encode_value("top_secret" if kind == GGUFValueType.STRING else 0, kind)
+    plan.metadata.pop(f"{PROVENANCE}imatrix.sha256", None)
+
+
 def summary(plan: Plan) -> dict[GGMLType, tuple[int, int]]:
     """Type -> (number of tensors, bytes), the largest first."""
     by_type: dict[GGMLType, tuple[int, int]] = {}

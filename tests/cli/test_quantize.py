@@ -223,3 +223,24 @@ def test_ctrl_c_says_how_to_go_on(run, model, tmp_path, monkeypatch):
 def test_reports_and_reuse_are_checked_before_the_work(refused, model, tmp_path):
     assert "is an input as well" in refused(2, model, tmp_path / "o.gguf", "BF16", "--report", model)
     assert "no such file" in refused(2, model, tmp_path / "o.gguf", "BF16", "--reuse", tmp_path / "none.gguf")
+
+
+def test_what_is_used_of_an_imatrix(run, refused, folder, model, tmp_path):
+    def metadata(*options) -> dict:
+        outcome = run("quantize", "--imatrix", folder / "imatrix.gguf", *options, model, tmp_path / "o.gguf", "Q8_0")
+        assert outcome.code == 0, outcome.err
+        return {**GGUFFile(tmp_path / "o.gguf").metadata, "err": outcome.err}
+
+    assert "never saw 3 of its matrices (experts); they get the average of their tensor" in metadata()["err"]
+    assert "all their channels count the same" in metadata("--imatrix-rules", "llama.cpp")["err"]
+    few = metadata("--include-weights", "attn_q", "--include-weights", "attn_k")
+    assert few["quantize.imatrix.entries_count"] == 2
+    assert metadata("--exclude-weights", "exps")["quantize.imatrix.entries_count"] == 9
+    hidden = metadata("--hide-imatrix")
+    assert hidden["quantize.imatrix.file"] == hidden["quantize.imatrix.dataset"] == "top_secret"
+    assert hidden["quantize.imatrix.entries_count"] == hidden["quantize.imatrix.chunks_count"] == 0
+    assert "quanttool.imatrix.sha256" not in hidden
+    both = ("--include-weights", "a", "--exclude-weights", "b")
+    assert "exclude each other" in refused(
+        2, model, tmp_path / "x.gguf", "Q8_0", "--imatrix", folder / "imatrix.gguf", *both
+    )

@@ -46,7 +46,7 @@ def folder(tmp_path_factory):
 def test_small_files_equal_those_of_llama_quantize(folder, monkeypatch, arguments):
     monkeypatch.chdir(folder)  # the imatrix's name, as given, is in the file
     *options, target = arguments.split()
-    quantize("--no-provenance", *options, "out.gguf", target)
+    quantize("--no-provenance", "--imatrix-rules", "llama.cpp", *options, "out.gguf", target)
     assert hashlib.sha256(Path("out.gguf").read_bytes()).hexdigest() == SMALL[arguments]
 
 

@@ -60,7 +60,18 @@ def test_the_report_has_the_errors_of_what_was_written(folder, capsys):
 
 
 def test_weighted_errors_use_each_experts_importance(folder):
-    quantize("--imatrix", "imatrix.gguf", "--report", "r.json", "--pure", "model.gguf", "out.gguf", "IQ4_NL")
+    quantize(
+        "--imatrix",
+        "imatrix.gguf",
+        "--imatrix-rules",
+        "llama.cpp",
+        "--report",
+        "r.json",
+        "--pure",
+        "model.gguf",
+        "out.gguf",
+        "IQ4_NL",
+    )
     entries = {entry["name"]: entry for entry in json.loads((folder / "r.json").read_text())["tensors"]}
     name, importance = "blk.1.ffn_up_exps.weight", load("imatrix.gguf").importance("blk.1.ffn_up_exps.weight")
     weights = values(name, int(np.prod(SHAPES[name]))).reshape(4, 256, 512).astype(np.float64)
