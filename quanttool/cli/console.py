@@ -1,6 +1,7 @@
 """What a command shows: progress with ETA on a terminal, tables for people, JSON for machines."""
 
 import json
+import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -25,6 +26,27 @@ def precision_option(default: str) -> Callable:
         help="How weights are multiplied: as float32, or rounded to bfloat16, faster where the processor has products "
         "for that; auto: bf16 if the file's weights are bfloat16, else f32.",
     )
+
+
+class Size(click.ParamType):
+    """Bytes, with or without a unit: 500M, 1.5G, 2GB, 1073741824; K, M, G, T are powers of 1024."""
+
+    name = "size"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        if isinstance(value, int):
+            return value
+        match = re.fullmatch(r"(\d+(?:\.\d+)?)([KMGT]?)(?:I?B)?", value.strip().upper())
+        if match is None:
+            self.fail(f"{value!r} is no size; give one like 500M or 2G", param, ctx)
+        return int(float(match[1]) * 1024 ** " KMGT".index(match[2] or " "))
+
+
+memory_option = click.option(
+    "--memory", type=Size(), metavar="SIZE",
+    help="Memory for the hidden states of the text, such as 2G; what does not fit waits in a temporary file. Default: "
+    "half of what is free.",
+)  # fmt: skip
 
 
 @contextmanager

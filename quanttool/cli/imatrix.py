@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ..errors import UsageError
-from .console import json_option, note, precision_option, print_json, print_table, threads_option, warn
+from .console import json_option, memory_option, note, precision_option, print_json, print_table, threads_option, warn
 from .imatrix_run import Run, provenance
 from .texts import read_tokens, text_options
 
@@ -46,11 +46,12 @@ if TYPE_CHECKING:
     help="Keep a copy OUT.at_M of the imatrix every N chunks.",
 )  # fmt: skip
 @precision_option("auto")
+@memory_option
 @threads_option
 @json_option
 def command(
     model_path, files, n_ctx, n_chunks, parse_special, output, from_chunk, process_output, no_ppl, in_files,
-    show_statistics, output_format, checkpoint_every, keep_every, precision, threads, as_json,
+    show_statistics, output_format, checkpoint_every, keep_every, precision, memory, threads, as_json,
 ):  # fmt: skip
     """Measure the importance of a model's weights on a text, for `quanttool quantize --imatrix`.
 
@@ -93,6 +94,7 @@ def command(
             process_output=process_output,
             with_perplexity=not no_ppl,
             quiet=as_json,
+            memory=memory,
             checkpoint=Path(f"{output}.checkpoint") if checkpoint_every else None,
             checkpoint_every=checkpoint_every or 0,
             keep_every=keep_every or 0,

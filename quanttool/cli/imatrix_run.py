@@ -1,4 +1,4 @@
-"""The long part of `quanttool imatrix`: a text through the model, group by group, with checkpoints."""
+"""The long part of `quanttool imatrix`: a text through the model, with checkpoints."""
 
 import hashlib
 from collections.abc import Callable, Sequence
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from .. import __version__
 from ..errors import UsageError
 from .console import note, progress_bar
-from .running import Passes, RunningPerplexity
+from .running import Passes, RunningPerplexity, scored_likelihoods
 
 if TYPE_CHECKING:
     from ..evaluate import Chunks, Perplexity
@@ -23,6 +23,7 @@ class Run:
     """What is run, and how often it is saved.
 
     checkpoint:     file to go on from after an interruption; None for none
+    memory:         bytes of hidden states that are kept in memory; None for half of what is free
     checkpoint_every, keep_every:  chunks between checkpoints, and between kept copies of the imatrix; 0 for never
     keep_copy:      called as keep_copy(imatrix so far, chunks done)
     """
@@ -34,6 +35,7 @@ class Run:
     process_output: bool
     with_perplexity: bool
     quiet: bool
+    memory: int | None
     checkpoint: Path | None
     checkpoint_every: int
     keep_every: int
@@ -41,23 +43,21 @@ class Run:
 
     def collect(self) -> "tuple[Imatrix, Perplexity | None]":
         """Run all chunks, or those that an interrupted run has left."""
-        from ..evaluate import negative_log_likelihood
         from ..imatrix.collect import Collector
 
         model, chunks = self.model, self.chunks
-        collector = Collector(model.file.tensors, chunks.n_ctx)
+        collector = Collector(model.file.tensors, chunks.n_ctx, chunks.number)
         running = RunningPerplexity(self.quiet)
         done = self._go_on(collector, running)
         stops = [every for every in (self.checkpoint_every, self.keep_every) if every]
         with progress_bar("imatrix", "tok", scale=True) as progress:
-            passes = Passes(progress, chunks.tokens.size, done * chunks.n_ctx)
-            for group in chunks.groups(model.n_embd, done, stops):
+            passes = Passes(progress, chunks.tokens.size, self.memory, done * chunks.n_ctx)
+            for group in chunks.groups(done, stops):
                 hidden = passes.hidden_states(model, group, collector)
                 if self.process_output:
                     collector.add(model.output.name, hidden.reshape(-1, model.n_embd))
                 if self.with_perplexity:
-                    nll = negative_log_likelihood(model, group.scored(hidden), group.targets.ravel())
-                    running.add(nll.reshape(group.targets.shape))
+                    running.add(scored_likelihoods(model, group, hidden))
                 done += len(group)
                 self._save(collector, running, done)
         return self._imatrix(collector, done), running.finish() if self.with_perplexity else None

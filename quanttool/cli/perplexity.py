@@ -6,8 +6,17 @@ import click
 
 from ..errors import UsageError
 from . import reports
-from .console import json_option, note, precision_option, print_json, print_table, progress_bar, threads_option
-from .running import Passes, RunningPerplexity, say
+from .console import (
+    json_option,
+    memory_option,
+    note,
+    precision_option,
+    print_json,
+    print_table,
+    progress_bar,
+    threads_option,
+)
+from .running import Passes, RunningPerplexity, say, scored_likelihoods
 from .texts import read_tokens, text_options
 
 if TYPE_CHECKING:
@@ -22,9 +31,10 @@ if TYPE_CHECKING:
 @text_options
 @click.option("--base-model", "base_path", metavar="BASE", help="Compare each model with this one (KL divergence).")
 @precision_option("f32")
+@memory_option
 @threads_option
 @json_option
-def command(paths, files, n_ctx, n_chunks, parse_special, base_path, precision, threads, as_json):
+def command(paths, files, n_ctx, n_chunks, parse_special, base_path, precision, memory, threads, as_json):
     """Measure the perplexity of models on a text, or their divergence from a base model.
 
     \b
@@ -51,10 +61,10 @@ def command(paths, files, n_ctx, n_chunks, parse_special, base_path, precision, 
             raise UsageError(f"{path}: its vocabulary is not that of {reference}; compare models of one family")
     note(f"{len(tokens)} tokens; {len(chunks)} chunks of {n_ctx}, {chunks.n_scored} tokens of each are scored")
     if base_path:
-        divergences = _compare(base, models, chunks, as_json)
+        divergences = _compare(base, models, chunks, memory, as_json)
         described = [_divergence_json(path, divergence) for path, divergence in divergences.items()]
     else:
-        described = [_perplexity_json(path, _perplexity(path, models, chunks, as_json)) for path in models]
+        described = [_perplexity_json(path, _perplexity(path, models, chunks, memory, as_json)) for path in models]
     if as_json:
         text = {"files": list(files), "n_tokens": len(tokens), "n_ctx": n_ctx, "n_chunks": len(chunks)}
         print_json(text | {"base_model": base_path, "models": described})
@@ -67,34 +77,31 @@ def _same_vocabulary(a: "Model", b: "Model") -> bool:
     return key in a.file.metadata and key in b.file.metadata and a.file.metadata.raw(key) == b.file.metadata.raw(key)
 
 
-def _perplexity(path: str, models: dict[str, "Model"], chunks: "Chunks", quiet: bool) -> "Perplexity":
-    from ..evaluate import negative_log_likelihood
-
+def _perplexity(
+    path: str, models: dict[str, "Model"], chunks: "Chunks", memory: int | None, quiet: bool
+) -> "Perplexity":
     model, running = models[path], RunningPerplexity(quiet)
     if len(models) > 1 and not quiet:
         say(f"{path}:")
     with progress_bar("perplexity", "tok", scale=True) as progress:
-        passes = Passes(progress, chunks.tokens.size)
-        for group in chunks.groups(model.n_embd):
-            hidden = group.scored(passes.hidden_states(model, group))
-            running.add(negative_log_likelihood(model, hidden, group.targets.ravel()).reshape(group.targets.shape))
+        hidden = Passes(progress, chunks.tokens.size, memory).hidden_states(model, chunks)
+        running.add(scored_likelihoods(model, chunks, hidden))
     return running.finish()
 
 
-def _compare(base: "Model", models: "dict[str, Model]", chunks: "Chunks", quiet: bool) -> "dict[str, Divergence]":
-    """Divergence of each model from the base, all in one pass over the text, printed when it is done."""
-    from ..evaluate import Divergence, compare
+def _compare(
+    base: "Model", models: "dict[str, Model]", chunks: "Chunks", memory: int | None, quiet: bool
+) -> "dict[str, Divergence]":
+    """Divergence of each model from the base, in one pass over each model's file; printed when it is done."""
+    from ..evaluate import compare
+    from ..models.scratch import default_memory
 
     everyone = [base, *models.values()]
-    parts: dict[str, list[Divergence]] = {path: [] for path in models}
+    share = (default_memory() if memory is None else memory) // len(everyone)
     with progress_bar("divergence", "tok", scale=True) as progress:
-        passes = Passes(progress, chunks.tokens.size * len(everyone))
-        for group in chunks.groups(sum(model.n_embd for model in everyone)):
-            hidden = [group.scored(passes.hidden_states(model, group)) for model in everyone]
-            results = compare(base, everyone[1:], hidden[0], hidden[1:], group.targets)
-            for part, result in zip(parts.values(), results, strict=True):
-                part.append(result)
-    divergences = {path: Divergence.joined(part) for path, part in parts.items()}
+        passes = Passes(progress, chunks.tokens.size * len(everyone), share)
+        hidden = [chunks.scored(passes.hidden_states(model, chunks)) for model in everyone]
+    divergences = dict(zip(models, compare(base, everyone[1:], hidden[0], hidden[1:], chunks.targets), strict=True))
     if not quiet:
         for path, divergence in divergences.items():
             title = f"{path}:\n\n" if len(models) > 1 else ""

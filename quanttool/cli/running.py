@@ -18,24 +18,36 @@ def say(text: str) -> None:
 
 
 class Passes:
-    """Forward passes of groups of chunks that share one progress bar, which counts their tokens."""
+    """Forward passes that share one progress bar, which counts their tokens.
 
-    def __init__(self, progress: Progress, n_tokens: int, n_done: int = 0):
-        self._progress, self._n_tokens, self._done = progress, n_tokens, n_done
+    memory: bytes of hidden states of each pass that are kept in memory; None: half of what is free
+    """
 
-    def hidden_states(self, model: "Model", group: "Chunks", observer: Any = None) -> Any:
+    def __init__(self, progress: Progress, n_tokens: int, memory: int | None = None, n_done: int = 0):
+        self._progress, self._n_tokens, self._memory, self._done = progress, n_tokens, memory, n_done
+
+    def hidden_states(self, model: "Model", chunks: "Chunks", observer: Any = None) -> Any:
         """f32 [n_chunks, n_ctx, n_embd]"""
 
         def step(done: int, total: int) -> None:
-            self._progress(self._done + group.tokens.size * done // total, self._n_tokens)
+            self._progress(self._done + chunks.tokens.size * done // total, self._n_tokens)
 
-        hidden = model.hidden_states(group.tokens, observer, step)
-        self._done += group.tokens.size
+        hidden = model.hidden_states(chunks.tokens, observer, step, self._memory, chunks.number)
+        self._done += chunks.tokens.size
         return hidden
 
 
+def scored_likelihoods(model: "Model", chunks: "Chunks", hidden: Any) -> Any:
+    """-log p of the scored tokens: f32 [n_chunks, n_ctx, n_embd] -> f64 [n_chunks, n_scored], nats."""
+    from ..evaluate import negative_log_likelihood
+
+    nll = negative_log_likelihood(model, chunks.scored(hidden), chunks.targets.ravel())
+    model.release_output()
+    return nll.reshape(chunks.targets.shape)
+
+
 class RunningPerplexity:
-    """Prints the perplexity after each chunk, as groups of chunks are done."""
+    """Prints the perplexity after each chunk, when the pass through the model that they went together is done."""
 
     def __init__(self, quiet: bool):
         self._quiet = quiet

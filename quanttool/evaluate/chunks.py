@@ -8,10 +8,6 @@ from numpy.typing import NDArray
 
 from ..errors import UsageError
 
-# Hidden states that are on their way through the layers at once. Enough tokens that reading and expanding the weights
-# for each group of chunks costs nothing beside the products, few enough for a laptop.
-GROUP_BYTES = 256 << 20
-
 
 @dataclass(frozen=True)
 class Chunks:
@@ -19,10 +15,12 @@ class Chunks:
 
     tokens:   i32 [n_chunks, n_ctx], what the model is fed: the first token of each chunk is BOS if the model wants one
     targets:  i32 [n_chunks, n_scored], the tokens to predict: those that have at least half a context before them
+    number:   of the first chunk in its text, counted from 1
     """
 
     tokens: NDArray[np.int32]
     targets: NDArray[np.int32]
+    number: int = 1
 
     def __len__(self) -> int:
         return len(self.tokens)
@@ -41,20 +39,35 @@ class Chunks:
         """Scored tokens per chunk: 255 of 512."""
         return self.targets.shape[1]
 
-    def scored(self, hidden: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Rows that predict targets: f32 [n_chunks, n_ctx, n_embd] -> [n_chunks * n_scored, n_embd], a copy."""
-        return hidden[:, self.first : -1].reshape(-1, hidden.shape[-1])
+    def scored(self, hidden: NDArray[np.float32]) -> "ScoredRows":
+        """Rows that predict targets, of hidden states f32 [n_chunks, n_ctx, n_embd]."""
+        return ScoredRows(hidden, self.first, self.n_scored)
 
-    def groups(self, n_embd: int, start: int = 0, stops: Sequence[int] = ()) -> Iterator["Chunks"]:
-        """Consecutive groups of chunks from chunk `start` on, whose hidden states fit into GROUP_BYTES.
+    def groups(self, start: int = 0, stops: Sequence[int] = ()) -> Iterator["Chunks"]:
+        """Consecutive groups of chunks from chunk `start` (from 0) on: one, or more where they have to stop between.
 
         stops: a group ends at every multiple of each of these
         """
-        step = max(1, GROUP_BYTES // (4 * n_embd * self.n_ctx))
         while start < len(self):
-            end = min(len(self), *((start // every + 1) * every for every in (step, *stops)))
-            yield Chunks(self.tokens[start:end], self.targets[start:end])
+            end = min([len(self), *((start // every + 1) * every for every in stops)])
+            yield Chunks(self.tokens[start:end], self.targets[start:end], self.number + start)
             start = end
+
+
+@dataclass(frozen=True)
+class ScoredRows:
+    """f32 [n_chunks * n_scored, n_embd], of which only the rows that are asked for are copied."""
+
+    hidden: NDArray[np.float32]  # [n_chunks, n_ctx, n_embd]
+    first: int
+    n_scored: int
+
+    def __len__(self) -> int:
+        return len(self.hidden) * self.n_scored
+
+    def __getitem__(self, rows: slice) -> NDArray[np.float32]:
+        chunk, place = np.divmod(np.arange(len(self))[rows], self.n_scored)
+        return self.hidden[chunk, self.first + place]
 
 
 def split(
@@ -81,4 +94,4 @@ def split(
     fed = chunks.copy()
     if bos_id is not None:
         fed[:, 0] = bos_id
-    return Chunks(fed, targets)
+    return Chunks(fed, targets, first_chunk + 1)

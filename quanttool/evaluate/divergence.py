@@ -1,7 +1,7 @@
 """How far one model's predictions are from another's: Kullback-Leibler divergence and its company."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from ..errors import UsageError
 from ..kernels.log_softmax import kl_divergence
 from ..parallel import for_each_slab
-from .perplexity import ROWS_PER_THREAD, LanguageModel, normalizers, rows_at_a_time
+from .perplexity import ROWS_PER_THREAD, LanguageModel, Rows, normalizers, rows_at_a_time
 from .statistics import Estimate, correlation, covariance, difference, exponential, mean, root, share
 
 # Fractions of the sorted values that llama-perplexity prints
@@ -35,11 +35,6 @@ class Divergence:
     def first_chunks(self, n: int) -> "Divergence":
         """The same over the first n chunks."""
         return Divergence(self.nll_base[:n], self.nll[:n], self.kld[:n], self.same_top[:n])
-
-    @staticmethod
-    def joined(parts: "Sequence[Divergence]") -> "Divergence":
-        """Groups of chunks put together again."""
-        return Divergence(*(np.concatenate([getattr(part, f.name) for part in parts]) for f in fields(Divergence)))
 
     @cached_property
     def ppl(self) -> Estimate:
@@ -105,8 +100,8 @@ def _quantiles(values: NDArray[np.float64], fractions: Sequence[float]) -> dict[
 def compare(
     base: LanguageModel,
     models: Sequence[LanguageModel],
-    base_hidden: NDArray[np.float32],
-    hidden: Sequence[NDArray[np.float32]],
+    base_hidden: Rows,
+    hidden: Sequence[Rows],
     targets: NDArray[np.int32],
 ) -> list[Divergence]:
     """Compare models with a base model on the same text, a few rows of logits at a time.

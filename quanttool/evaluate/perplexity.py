@@ -25,6 +25,14 @@ class LanguageModel(Protocol):
         """f32 [n_rows, n_embd] -> f32 [n_rows, n_vocab]."""
 
 
+class Rows(Protocol):
+    """Rows f32 [n, n_embd] that are taken a few at a time: an array, or `Chunks.scored`."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, rows: slice) -> NDArray[np.float32]: ...
+
+
 def rows_at_a_time(n_vocab: int) -> int:
     """How many rows of logits fit into LOGIT_BYTES."""
     return max(1, LOGIT_BYTES // (4 * n_vocab))
@@ -42,9 +50,7 @@ def normalizers(logits: NDArray[np.float32]) -> tuple[NDArray[np.float64], NDArr
     return lse, top
 
 
-def negative_log_likelihood(
-    model: LanguageModel, hidden: NDArray[np.float32], targets: NDArray[np.int32]
-) -> NDArray[np.float64]:
+def negative_log_likelihood(model: LanguageModel, hidden: Rows, targets: NDArray[np.int32]) -> NDArray[np.float64]:
     """-log p(target) in nats: f32 [n_rows, n_embd], i32 [n_rows] -> f64 [n_rows]. Raises ModelError on NaN."""
     nll = np.empty(len(hidden))
     step = rows_at_a_time(model.n_vocab)

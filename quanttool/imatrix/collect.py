@@ -20,13 +20,14 @@ class Collector:
 
     tensors:  the model's tensors; their third dimension says how many experts an entry has
     n_ctx:    tokens per chunk, to say which chunk a bad value came from
+    first_chunk:  the number of the text's first chunk that is collected, for the same reason
 
     Raises ImatrixError, with the tensor and the chunk, at the first value that is not finite.
     """
 
-    def __init__(self, tensors: Mapping[str, TensorInfo], n_ctx: int):
+    def __init__(self, tensors: Mapping[str, TensorInfo], n_ctx: int, first_chunk: int = 1):
         self.entries: dict[str, Entry] = {}
-        self._tensors, self._n_ctx = tensors, n_ctx
+        self._tensors, self._n_ctx, self._first_chunk = tensors, n_ctx, first_chunk
         self._batch = (0, 0)  # first and last row of the batch that is on its way
 
     def __call__(self, name: str, x: NDArray[np.float32], expert: int | None = None) -> None:
@@ -62,7 +63,7 @@ class Collector:
         first, last = self._batch
         if expert is None:  # experts see some rows of the batch, which ones is not known here
             first = last = first + row
-        chunks = sorted({first // self._n_ctx + 1, last // self._n_ctx + 1})
+        chunks = sorted({row // self._n_ctx + self._first_chunk for row in (first, last)})
         return ImatrixError(
             f"{name}: input channel {column} is {x[row, column]} in chunk {'-'.join(map(str, chunks))}"
             + ("" if expert is None else f" (expert {expert})")

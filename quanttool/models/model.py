@@ -124,7 +124,12 @@ class Model:
         return logits
 
     def hidden_states(
-        self, tokens: ArrayLike, observer: Observer | None = None, progress: Progress | None = None
+        self,
+        tokens: ArrayLike,
+        observer: Observer | None = None,
+        progress: Progress | None = None,
+        memory: int | None = None,
+        first_chunk: int = 1,
     ) -> Array:
         """Normalized input of the output matrix, for chunks that are independent sequences.
 
@@ -132,15 +137,17 @@ class Model:
         observer:  called as observer(tensor name, x f32 [n_rows, n_cols], expert) with the input rows of every product
                    with a weight; expert is None for weights that are no experts'
         progress:  called as progress(done, total) after each batch of chunks of each layer
-        returns:   f32 [n_chunks, n_ctx, n_embd]; where that is more than a quarter of the memory, a temporary file is
-                   behind it, which goes away with the array
+        memory:    bytes that the result may take in memory; default: half of what is free
+        first_chunk:  the number of the first of these chunks in its text, for errors
+        returns:   f32 [n_chunks, n_ctx, n_embd]; where that is more than `memory`, a temporary file is behind it, which
+                   goes away with the array
 
         Raises UsageError for tokens outside the vocabulary, ModelError (layer and chunk) for a NaN or infinite
         result.
         """
         tokens = self._checked(tokens)
         n_chunks, n_ctx = tokens.shape
-        x = room(n_chunks, n_ctx, self.n_embd)
+        x = room(n_chunks, n_ctx, self.n_embd, memory=memory)
         for batch in _batches(n_chunks, EMBEDDED_TOKENS // n_ctx):
             x[batch] = self.embed(tokens[batch])
         self.file.release("token_embd.weight", 0, self.n_vocab)
@@ -155,20 +162,21 @@ class Model:
                     if i + 1 < len(self.blocks):
                         self.blocks[i + 1].will_need()
                     for step, batches in plan:
-                        for _ in self._run(step, x, batches, i):
+                        for _ in self._run(step, x, batches, i, first_chunk):
                             done += 1
                             if progress is not None:
                                 progress(done, total)
-            for _ in self._run(Step(self.output_norm), x, _batches(n_chunks, ROWS_PER_BATCH // n_ctx), len(plans) - 1):
+            batches = _batches(n_chunks, ROWS_PER_BATCH // n_ctx)
+            for _ in self._run(Step(self.output_norm), x, batches, len(plans) - 1, first_chunk):
                 pass
         return x
 
-    def _run(self, step: Step, x: Array, batches: list[slice], layer: int) -> Iterator[None]:
+    def _run(self, step: Step, x: Array, batches: list[slice], layer: int, first_chunk: int) -> Iterator[None]:
         """Take all batches of x, in place, through a step; yields after each."""
 
         def work(batch: slice) -> None:
             out = step.work(x[batch])
-            self._check_finite(out, layer, batch.start)
+            self._check_finite(out, layer, first_chunk + batch.start)
             x[batch] = out
 
         yield from (map if step.uses_threads else self.tensors.watch.in_order)(work, batches)
@@ -179,6 +187,11 @@ class Model:
         with self._watched_by(observer), blas.threads(1):
             logits = self.output(hidden)
         return self.scale_logits(logits)
+
+    def release_output(self) -> None:
+        """Give back the memory of the expanded output matrix; `output_logits` expands it anew when called again."""
+        self.output.release()
+        self.file.release(self.output.name, 0, self.n_vocab)
 
     @contextmanager
     def _watched_by(self, observer: Observer | None) -> Iterator[None]:

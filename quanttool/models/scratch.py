@@ -9,33 +9,28 @@ import os
 import tempfile
 from contextlib import suppress
 from math import prod
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import QuanttoolError
+from .memory import free_memory
 
-MEMORY_SHARE = 0.25  # of the machine's memory, that hidden states may take
-
-
-def memory_limit() -> int:
-    """Bytes of hidden states that are kept in memory."""
-    limits = [1 << 40]
-    with suppress(AttributeError, ValueError, OSError):  # not on every platform
-        limits.append(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
-    with suppress(ValueError, OSError):  # in a container; "max" where there is no limit
-        limits.append(int(Path("/sys/fs/cgroup/memory.max").read_text()))
-    return int(MEMORY_SHARE * min(limits))
+MEMORY_SHARE = 0.5  # of what is free, that hidden states may take if nobody says how much
 
 
-def room(*shape: int) -> NDArray[np.float32]:
-    """An array for hidden states, f32 of `shape`, not initialized; past `memory_limit` a file in $TMPDIR backs it.
+def default_memory() -> int:
+    """Bytes of hidden states that are kept in memory if nobody says how many."""
+    return int(MEMORY_SHARE * free_memory())
+
+
+def room(*shape: int, memory: int | None = None) -> NDArray[np.float32]:
+    """An array for hidden states, f32 of `shape`, not initialized; past `memory` bytes a file in $TMPDIR backs it.
 
     Raises QuanttoolError if the disk has no room for it.
     """
     n_bytes = 4 * prod(shape)
-    if n_bytes <= memory_limit():
+    if n_bytes <= (default_memory() if memory is None else memory):
         return np.empty(shape, np.float32)
     with tempfile.TemporaryFile() as file:
         try:

@@ -2,14 +2,16 @@
 
 import hashlib
 import json
+import os
 import re
 
 import numpy as np
 import pytest
 
+from quanttool.cli.console import Size
 from quanttool.container import GGUFFile
 from quanttool.imatrix import Entry, Imatrix, load, save
-from quanttool.models import Model
+from quanttool.models import Model, scratch
 from tests.models import tiny
 
 
@@ -95,15 +97,33 @@ def test_several_texts_follow_each_other(run, tiny_model, text, tmp_path):
     assert data.datasets == ["text.txt", "other.txt"] and data.chunk_count == 7
 
 
-def test_memory_limit_changes_nothing(run, tiny_model, text, tmp_path, monkeypatch):
-    options = ("imatrix", "-m", tiny_model, "-f", text, "-c", 32, "-o")
-    whole = run(*options, tmp_path / "a")
-    monkeypatch.setattr("quanttool.evaluate.chunks.GROUP_BYTES", 2 * 32 * tiny.N_EMBD * 4)
-    grouped = run(*options, tmp_path / "b")
-    assert grouped.out.count("\n") == 4  # three groups and the last line
-    numbers = [[float(x) for x in re.findall(r"\d+\.\d+", printed)] for printed in (grouped.out, whole.out)]
-    assert numbers[0] == pytest.approx(numbers[1], rel=1e-5)  # matrix products of other shapes add in another order
-    assert_close(load(tmp_path / "a"), load(tmp_path / "b"))
+def test_a_file_in_place_of_memory_changes_nothing(run, tiny_model, text, tmp_path, monkeypatch):
+    options = ("imatrix", "-m", tiny_model, "-f", text, "-c", 32, "--process-output", "-o")
+    whole = run(*options, tmp_path / "a", "--memory", "1G")
+    rooms = []
+    monkeypatch.setattr(scratch, "_reserve", lambda descriptor, n: (rooms.append(n), os.ftruncate(descriptor, n)))
+    assert run(*options, tmp_path / "b", "--memory", "1K").out == whole.out
+    assert rooms == [5 * 32 * tiny.N_EMBD * 4]  # one pass for all chunks
+    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
+
+
+def test_the_memory_is_a_size(run, tiny_model, text, tmp_path):
+    result = run("imatrix", "-m", tiny_model, "-f", text, "-o", tmp_path / "x", "--memory", "much")
+    assert result.code == 2 and "'much' is no size; give one like 500M or 2G" in result.err
+    sizes = {"12": 12, "1K": 1024, "1.5m": 3 << 19, "2GB": 2 << 30, "1TiB": 1 << 40}
+    assert {given: Size().convert(given, None, None) for given in sizes} == sizes
+
+
+def test_errors_count_chunks_over_the_whole_text(run, text, tmp_path):
+    metadata, tensors = tiny.llama()
+    tensors["token_embd.weight"][tiny.ascii_tokenizer()["tokenizer.ggml.tokens"].index("x")] = np.nan
+    model = tiny.write(tmp_path / "nan.gguf", metadata | tiny.ascii_tokenizer(), tensors)
+    text.write_text("a" * 130 + "x" * 60)  # with BOS, chunk 5 of 32 has the first
+    for options in ([], ["--from-chunk", 2], ["--output-frequency", 3]):
+        result = run("imatrix", "-m", model, "-f", text, "-c", 32, "-o", tmp_path / "x", *options)
+        assert result.code == 1 and "in chunk 5" in result.err
+    result = run("perplexity", "-m", model, "-f", text, "-c", 32)
+    assert result.code == 1 and "hidden states of chunk 5 are not finite" in result.err
 
 
 @pytest.mark.parametrize("suffix", ["gguf", "dat"])

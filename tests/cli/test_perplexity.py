@@ -26,6 +26,12 @@ def test_json_has_what_is_printed_with_all_digits(run, tiny_model, text):
     assert printed == f"{running}\nFinal estimate: PPL = {estimate['value']:.4f} +/- {estimate['uncertainty']:.5f}\n"
 
 
+def test_a_file_in_place_of_memory_changes_nothing(run, tiny_model, rounded_model, text):
+    for others in ([], ["--base-model", rounded_model]):
+        options = ("perplexity", "-m", tiny_model, *others, "-f", text, "-c", 32)
+        assert run(*options, "--memory", "1K").out == run(*options, "--memory", "1G").out
+
+
 def test_several_models(run, tiny_model, rounded_model, text):
     result = run("perplexity", "-m", tiny_model, "-m", rounded_model, "-f", text, "-c", 32)
     alone = run("perplexity", "-m", rounded_model, "-f", text, "-c", 32)

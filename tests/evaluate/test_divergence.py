@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from quanttool.errors import ModelError, UsageError
-from quanttool.evaluate import Divergence, compare, perplexity
+from quanttool.evaluate import compare, perplexity
 from tests import naive_evaluate as naive
 from tests.evaluate.fake import FakeModel, hidden_states, targets
 
@@ -108,10 +108,8 @@ def test_statistics(pair):
             assert value == pytest.approx(naive.quantile(values, fraction), rel=1e-12)
 
 
-def test_groups_are_joined_and_prefixes_taken(pair):
+def test_prefixes_are_taken(pair):
     *_, (d,) = run(*pair)
-    halves = [Divergence(d.nll_base[r], d.nll[r], d.kld[r], d.same_top[r]) for r in (slice(0, 1), slice(1, 4))]
-    assert np.array_equal(Divergence.joined(halves).kld, d.kld)
     assert np.array_equal(d.first_chunks(2).same_top, d.same_top[:2])
 
 

@@ -173,7 +173,7 @@ def test_nan_names_the_damaged_weight(tmp_path):
     weight = tiny.llama()[1]["blk.1.attn_q.weight"].copy()
     weight[17, 3] = np.nan
     model = load_model(broken(tmp_path, tensors={"blk.1.attn_q.weight": weight}))
-    with pytest.raises(ModelError, match=r"chunk 0 are not finite after layer 1: blk\.1\.attn_q\.weight holds NaN"):
+    with pytest.raises(ModelError, match=r"chunk 1 are not finite after layer 1: blk\.1\.attn_q\.weight holds NaN"):
         model.hidden_states(tokens(2, 8))
 
 
@@ -183,5 +183,5 @@ def test_nan_names_layer_and_chunk(tmp_path):
     model = load_model(broken(tmp_path, tensors={"token_embd.weight": embd}))
     chunks = np.full((4, 8), 5)
     chunks[2, 6] = 100
-    with pytest.raises(ModelError, match="chunk 2 are not finite after layer 0"):
+    with pytest.raises(ModelError, match="chunk 3 are not finite after layer 0"):
         model.hidden_states(chunks)
