@@ -44,3 +44,17 @@ def quantile(values, fraction):
 def sums_of_squares(rows):
     """f64 [n_cols] of f32 [n_rows, n_cols]."""
     return np.array([math.fsum(float(x) ** 2 for x in column) for column in np.asarray(rows).T])
+
+
+def gram(x):
+    """x^T x, row by row in float64."""
+    total = np.zeros((x.shape[1], x.shape[1]))
+    for row in x.astype(np.float64):
+        total += np.outer(row, row)
+    return total
+
+
+def gram_blocks(x):
+    """The 256 x 256 blocks on the diagonal of x^T x, filled up with zeros: [n_blocks, 256, 256]."""
+    padded = np.concatenate([x, np.zeros((len(x), -x.shape[1] % 256), x.dtype)], axis=1)
+    return np.array([gram(padded[:, start : start + 256]) for start in range(0, padded.shape[1], 256)])

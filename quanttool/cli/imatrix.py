@@ -1,5 +1,6 @@
 """quanttool imatrix: which input channels of which weights matter, measured on a text."""
 
+from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -45,13 +46,18 @@ if TYPE_CHECKING:
     "--save-frequency", "keep_every", type=click.IntRange(min=1), metavar="N",
     help="Keep a copy OUT.at_M of the imatrix every N chunks.",
 )  # fmt: skip
+@click.option(
+    "--hessian", type=click.Choice(["diag", "block", "full"]), default="diag", show_default=True,
+    help="Also write the covariance of each weight's inputs to OUT.hessian: its 256 x 256 diagonal blocks, or all of "
+    "it; diag: the imatrix alone.",
+)  # fmt: skip
 @precision_option("auto")
 @memory_option
 @threads_option
 @json_option
 def command(
     model_path, files, n_ctx, n_chunks, parse_special, output, from_chunk, process_output, no_ppl, in_files,
-    show_statistics, output_format, checkpoint_every, keep_every, precision, memory, threads, as_json,
+    show_statistics, output_format, checkpoint_every, keep_every, hessian, precision, memory, threads, as_json,
 ):  # fmt: skip
     """Measure the importance of a model's weights on a text, for `quanttool quantize --imatrix`.
 
@@ -68,8 +74,13 @@ def command(
 
     use_threads(threads)
     _check_request(model_path, files, in_files, output, show_statistics)
-    if output:
-        check_output(output, inputs=[*([model_path] if model_path else []), *files, *in_files])
+    side_file = None if hessian == "diag" else f"{output}.hessian"
+    if side_file and (checkpoint_every or not files):
+        raise UsageError(
+            "--hessian needs one uninterrupted run over a text; give a text, and leave --output-frequency out"
+        )
+    for path in filter(None, (output, side_file)):
+        check_output(path, inputs=[*([model_path] if model_path else []), *files, *in_files])
 
     from ..imatrix import load, merge, save
 
@@ -77,6 +88,7 @@ def command(
     summary: dict[str, Any] = {}
     if files:
         from ..evaluate import split
+        from ..imatrix.hessian import HessianWriter
         from ..models import load_model
 
         def merged(imatrix):
@@ -86,11 +98,14 @@ def command(
         tokens, bos_id = read_tokens(model_path, files, parse_special)
         chunks = split(tokens, n_ctx, n_chunks, from_chunk, bos_id)
         note(f"{len(tokens)} tokens; {len(chunks)} chunks of {n_ctx}")
+        known = provenance(model, files, n_ctx, from_chunk, parse_special)
+        weights = model.weights() + [model.output.name] * process_output
+        covariance = HessianWriter(side_file, hessian, weights, model.file.tensors, known) if side_file else None
         run = Run(
             model,
             chunks,
             datasets=[Path(path).name for path in files],
-            provenance=provenance(model, files, n_ctx, from_chunk, parse_special),
+            provenance=known,
             process_output=process_output,
             with_perplexity=not no_ppl,
             quiet=as_json,
@@ -99,8 +114,13 @@ def command(
             checkpoint_every=checkpoint_every or 0,
             keep_every=keep_every or 0,
             keep_copy=lambda imatrix, done: save(merged(imatrix), f"{output}.at_{done}", output_format),
+            hessian=covariance,
         )
-        imatrix, perplexity = run.collect()
+        with covariance or nullcontext():
+            imatrix, perplexity = run.collect()
+        if covariance is not None:
+            note(f"{side_file}: {len(weights)} weights, {covariance.n_bytes / 1e9:.2f} GB")
+            summary["hessian"] = side_file
         result = merged(imatrix)
         summary["n_chunks"] = len(chunks)
         if perplexity is not None:

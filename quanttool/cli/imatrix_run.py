@@ -15,7 +15,9 @@ if TYPE_CHECKING:
     from ..evaluate import Chunks, Perplexity
     from ..imatrix import Imatrix
     from ..imatrix.collect import Collector
+    from ..imatrix.hessian import HessianWriter
     from ..models import Model
+    from ..models.tensors import Array, Observer
 
 
 @dataclass
@@ -26,6 +28,7 @@ class Run:
     memory:         bytes of hidden states that are kept in memory; None for half of what is free
     checkpoint_every, keep_every:  chunks between checkpoints, and between kept copies of the imatrix; 0 for never
     keep_copy:      called as keep_copy(imatrix so far, chunks done)
+    hessian:        also sees the inputs of every product; None for none
     """
 
     model: "Model"
@@ -40,6 +43,7 @@ class Run:
     checkpoint_every: int
     keep_every: int
     keep_copy: "Callable[[Imatrix, int], None]"
+    hessian: "HessianWriter | None" = None
 
     def collect(self) -> "tuple[Imatrix, Perplexity | None]":
         """Run all chunks, or those that an interrupted run has left."""
@@ -53,14 +57,26 @@ class Run:
         with progress_bar("imatrix", "tok", scale=True) as progress:
             passes = Passes(progress, chunks.tokens.size, self.memory, done * chunks.n_ctx)
             for group in chunks.groups(done, stops):
-                hidden = passes.hidden_states(model, group, collector)
+                hidden = passes.hidden_states(model, group, self._observer(collector))
                 if self.process_output:
-                    collector.add(model.output.name, hidden.reshape(-1, model.n_embd))
+                    self._observer(collector.add)(model.output.name, hidden.reshape(-1, model.n_embd))
                 if self.with_perplexity:
                     running.add(scored_likelihoods(model, group, hidden))
                 done += len(group)
                 self._save(collector, running, done)
         return self._imatrix(collector, done), running.finish() if self.with_perplexity else None
+
+    def _observer(self, record: "Observer") -> "Observer":
+        """`record`, and after it the Hessian if one is wanted."""
+        hessian = self.hessian
+        if hessian is None:
+            return record
+
+        def both(name: str, x: "Array", expert: int | None = None) -> None:
+            record(name, x, expert)  # first: it refuses values that are not finite
+            hessian(name, x, expert)
+
+        return both
 
     def _imatrix(self, collector: "Collector", done: int) -> "Imatrix":
         imatrix = collector.imatrix(list(self.datasets), done)

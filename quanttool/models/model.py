@@ -123,6 +123,10 @@ class Model:
         """What an architecture does to the product with the output matrix; nothing for most."""
         return logits
 
+    def weights(self) -> list[str]:
+        """Names of the blocks' weights that are multiplied with, which an observer hears of; first to last block."""
+        return [name for block in self.blocks for name in block.multiplied]
+
     def hidden_states(
         self,
         tokens: ArrayLike,

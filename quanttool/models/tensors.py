@@ -67,6 +67,7 @@ class Tensors:
         self.file, self.precision, self.prefix, self.watch = file, precision, prefix, watch or Watch()
         self.linears: list[Linear] = []  # what `load` expands
         self.taken: set[str] = set()  # names of tensors that were asked for
+        self.multiplied: list[str] = []  # names of those that are multiplied with: what an observer hears of
 
     def block(self, index: int, precision: str) -> "Tensors":
         return Tensors(self.file, precision, f"blk.{index}.", self.watch)
@@ -117,9 +118,13 @@ class Tensors:
     def optional_vector(self, name: str, *shape: int) -> Array | None:
         return self.vector(name, *shape) if self.has(name) else None
 
+    def _check_product(self, name: str, *shape: int) -> None:
+        self.check(name + ".weight", *shape)
+        self.multiplied.append(f"{self.prefix}{name}.weight")
+
     def linear(self, name: str, n_out: int, n_in: int) -> "Linear":
         """`name`.weight as a product, with `name`.bias where the file has one."""
-        self.check(name + ".weight", n_out, n_in)
+        self._check_product(name, n_out, n_in)
         bias = self.optional_vector(name + ".bias", n_out)
         precision = "f32" if name in EXPONENTIATED else self.precision
         linear = Linear(self, self.prefix + name + ".weight", bias, precision)
@@ -128,12 +133,12 @@ class Tensors:
 
     def experts(self, name: str, n: int, n_out: int, n_in: int) -> "Experts":
         """`name`.weight as `n` products, with `name`.bias where the file has one."""
-        self.check(name + ".weight", n, n_out, n_in)
+        self._check_product(name, n, n_out, n_in)
         return Experts(self, self.prefix + name + ".weight", n, self.optional_vector(name + ".bias", n, n_out))
 
     def heads(self, name: str, n: int, n_out: int, n_in: int) -> "Heads":
         """`name`.weight as one product per head."""
-        self.check(name + ".weight", n, n_out, n_in)
+        self._check_product(name, n, n_out, n_in)
         heads = Heads(self, self.prefix + name + ".weight", n, n_out, self.precision)
         self.linears.append(heads)
         return heads

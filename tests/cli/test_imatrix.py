@@ -11,6 +11,7 @@ import pytest
 from quanttool.cli.console import Size
 from quanttool.container import GGUFFile
 from quanttool.imatrix import Entry, Imatrix, load, save
+from quanttool.imatrix.hessian import HessianFile
 from quanttool.models import Model, scratch
 from tests.models import tiny
 
@@ -215,6 +216,19 @@ def test_copies_are_kept(run, tiny_model, text, tmp_path):
     assert_close(kept, load(tmp_path / "b"))
 
 
+@pytest.mark.parametrize("kind", ["block", "full"])
+def test_hessian(run, tiny_model, text, tmp_path, kind):
+    options = ("imatrix", "-m", tiny_model, "-f", text, "-c", 32, "--no-ppl", "--hessian", kind, "-o")
+    result = run(*options, tmp_path / "a", "--process-output", "--save-frequency", 2)  # passes of two chunks
+    assert result.code == 0 and "a.hessian: 15 weights" in result.err
+    data, file = load(tmp_path / "a"), HessianFile(tmp_path / "a.hessian")
+    assert set(file.weights) == set(data.entries) and file.kind == kind
+    for name, entry in data.entries.items():
+        assert np.array_equal(file.counts(name), entry.counts)
+        squares = np.diagonal(file[name][0], axis1=-2, axis2=-1).ravel()[: entry.sums_of_squares.size]
+        np.testing.assert_allclose(squares, entry.sums_of_squares[0], rtol=1e-5)
+
+
 class Interrupted:
     """Stops a model's forward pass with Ctrl-C when it is called for the third time."""
 
@@ -275,6 +289,11 @@ def test_special_tokens(run, tiny_model, tmp_path):
         (["-m", "MODEL", "-f", "MODEL", "-o", "OUT", "-c", "32"], 2, "is not UTF-8 text"),
         (["-m", "MODEL", "-f", "TEXT", "-o", "OUT", "-c", "2"], 2, "-c"),
         (["-m", "MODEL", "-f", "TEXT", "-o", "OUT", "--output-format", "npz"], 2, "npz"),
+        (
+            ["-m", "MODEL", "-f", "TEXT", "-o", "OUT", "--hessian", "full", "--output-frequency", "9"],
+            2,
+            "--hessian needs one uninterrupted run",
+        ),
     ],
 )
 def test_mistakes_are_one_clear_line(run, tiny_model, text, tmp_path, arguments, code, message):
