@@ -66,6 +66,7 @@ Examples:
 @click.option("--repack-pattern", "repack_patterns", multiple=True, metavar="REGEX", help="Only tensors that match.")
 @click.option("--reuse", "reuse_path", metavar="PREVIOUS.gguf", help="Take tensors that have not changed from there.")
 @click.option("--report", "report_path", metavar="FILE.json", help="Measure every tensor's error and write it there.")
+@click.option("--override-kv", "overrides", multiple=True, metavar="KEY=TYPE:VALUE", help="Set a metadata key.")
 @click.option("--no-provenance", is_flag=True, help="Do not write into the file how it was made.")
 @click.option("--dry-run", is_flag=True, help="Show the plan with its exact sizes; OUT.gguf may be left out.")
 @threads_option
@@ -92,6 +93,7 @@ def command(
     repack_patterns: tuple[str, ...],
     reuse_path: str | None,
     report_path: str | None,
+    overrides: tuple[str, ...],
     no_provenance: bool,
     dry_run: bool,
     threads: int | None,
@@ -109,6 +111,7 @@ def command(
 
     from ..container import open_gguf
     from ..files import check_output
+    from ..quantize.overrides import override
     from ..quantize.plan import hide_imatrix as hide_imatrix_in
     from ..quantize.plan import make_plan
     from ..quantize.provenance import add_provenance
@@ -136,6 +139,7 @@ def command(
     plan = make_plan(source.metadata, source.tensors.values(), request, imatrix, imatrix_path or "", allow_requantize)
     if not no_provenance:
         add_provenance(plan, request, source, imatrix, "reference")
+    override(plan, overrides)
     if hide_imatrix:
         hide_imatrix_in(plan)
     for warning in plan.warnings:
