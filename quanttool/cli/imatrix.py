@@ -14,6 +14,7 @@ from .texts import read_tokens, text_options
 
 if TYPE_CHECKING:
     from ..imatrix import Imatrix
+    from ..imatrix.similarity import Similarity
     from ..imatrix.statistics import ExpertHits
 
 
@@ -51,13 +52,18 @@ if TYPE_CHECKING:
     help="Also write the covariance of each weight's inputs to OUT.hessian: its 256 x 256 diagonal blocks, or all of "
     "it; diag: the imatrix alone.",
 )  # fmt: skip
+@click.option(
+    "--layer-similarity", is_flag=True,
+    help="Print how alike hidden states are before and after each layer, and what each expert adds.",
+)  # fmt: skip
 @precision_option("auto")
 @memory_option
 @threads_option
 @json_option
 def command(
     model_path, files, n_ctx, n_chunks, parse_special, output, from_chunk, process_output, no_ppl, in_files,
-    show_statistics, output_format, checkpoint_every, keep_every, hessian, precision, memory, threads, as_json,
+    show_statistics, output_format, checkpoint_every, keep_every, hessian, layer_similarity, precision, memory,
+    threads, as_json,
 ):  # fmt: skip
     """Measure the importance of a model's weights on a text, for `quanttool quantize --imatrix`.
 
@@ -79,6 +85,10 @@ def command(
         raise UsageError(
             "--hessian needs one uninterrupted run over a text; give a text, and leave --output-frequency out"
         )
+    if layer_similarity and (checkpoint_every or not files):
+        raise UsageError(
+            "--layer-similarity needs one uninterrupted run over a text; give a text, and leave --output-frequency out"
+        )
     for path in filter(None, (output, side_file)):
         check_output(path, inputs=[*([model_path] if model_path else []), *files, *in_files])
 
@@ -89,6 +99,7 @@ def command(
     if files:
         from ..evaluate import split
         from ..imatrix.hessian import HessianWriter
+        from ..imatrix.similarity import Similarity
         from ..models import load_model
 
         def merged(imatrix):
@@ -115,12 +126,15 @@ def command(
             keep_every=keep_every or 0,
             keep_copy=lambda imatrix, done: save(merged(imatrix), f"{output}.at_{done}", output_format),
             hessian=covariance,
+            similarity=Similarity(model.config.integer("expert_count", 0)) if layer_similarity else None,
         )
         with covariance or nullcontext():
             imatrix, perplexity = run.collect()
         if covariance is not None:
             note(f"{side_file}: {len(weights)} weights, {covariance.n_bytes / 1e9:.2f} GB")
             summary["hessian"] = side_file
+        if run.similarity is not None:
+            summary |= _similarity(run.similarity, as_json)
         result = merged(imatrix)
         summary["n_chunks"] = len(chunks)
         if perplexity is not None:
@@ -212,3 +226,24 @@ def _print_experts(experts: "list[ExpertHits]") -> None:
         rows.append([*map(str, numbers), f"{100 * layer.balance:.2f} %"])
     columns = (">layer", ">experts", ">unreached", ">fewest hits", ">median", ">most hits", ">balance")
     print_table(columns, rows, "Experts, by tokens routed to them")
+
+
+def _similarity(similarity: "Similarity", as_json: bool) -> dict[str, Any]:
+    """Similarity of layers and saliency of experts, for JSON; printed as tables otherwise."""
+    layers, experts = similarity.layers(), similarity.experts()
+    if not as_json:
+        order = sorted(layers, key=lambda layer: layer.whole)
+        cosines = [(layer.layer, layer.whole, layer.attention, layer.ffn) for layer in order]
+        rows = [[str(i), *("-" if value is None else f"{value:.6f}" for value in values)] for i, *values in cosines]
+        print_table((">layer", ">whole", ">attention", ">ffn"), rows, "Layers, by cosine of input and output")
+    if experts and not as_json:
+        rows = []
+        for layer in experts:
+            ranked = sorted((value, expert) for expert, value in enumerate(layer.saliency) if value is not None)
+            least = " ".join(f"{expert} ({value:.3g})" for value, expert in ranked[:3])
+            rows.append([str(layer.layer), f"{ranked[len(ranked) // 2][0]:.3g}", f"{ranked[-1][0]:.3g}", least])
+        print_table((">layer", ">median", ">most", "least salient"), rows, "Experts, by router weight x output norm")
+    return {
+        "layer_similarity": [asdict(layer) for layer in layers],
+        "expert_saliency": [asdict(layer) for layer in experts],
+    }

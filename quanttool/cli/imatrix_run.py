@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from ..imatrix import Imatrix
     from ..imatrix.collect import Collector
     from ..imatrix.hessian import HessianWriter
+    from ..imatrix.similarity import Similarity
     from ..models import Model
     from ..models.tensors import Array, Observer
 
@@ -28,6 +29,7 @@ class Run:
     memory:         bytes of hidden states that are kept in memory; None for half of what is free
     checkpoint_every, keep_every:  chunks between checkpoints, and between kept copies of the imatrix; 0 for never
     keep_copy:      called as keep_copy(imatrix so far, chunks done)
+    similarity:     collects the similarity of layers; None for none
     hessian:        also sees the inputs of every product; None for none
     """
 
@@ -44,6 +46,7 @@ class Run:
     keep_every: int
     keep_copy: "Callable[[Imatrix, int], None]"
     hessian: "HessianWriter | None" = None
+    similarity: "Similarity | None" = None
 
     def collect(self) -> "tuple[Imatrix, Perplexity | None]":
         """Run all chunks, or those that an interrupted run has left."""
@@ -57,7 +60,7 @@ class Run:
         with progress_bar("imatrix", "tok", scale=True) as progress:
             passes = Passes(progress, chunks.tokens.size, self.memory, done * chunks.n_ctx)
             for group in chunks.groups(done, stops):
-                hidden = passes.hidden_states(model, group, self._observer(collector))
+                hidden = passes.hidden_states(model, group, self._observer(collector), self.similarity)
                 if self.process_output:
                     self._observer(collector.add)(model.output.name, hidden.reshape(-1, model.n_embd))
                 if self.with_perplexity:

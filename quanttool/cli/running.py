@@ -26,13 +26,13 @@ class Passes:
     def __init__(self, progress: Progress, n_tokens: int, memory: int | None = None, n_done: int = 0):
         self._progress, self._n_tokens, self._memory, self._done = progress, n_tokens, memory, n_done
 
-    def hidden_states(self, model: "Model", chunks: "Chunks", observer: Any = None) -> Any:
+    def hidden_states(self, model: "Model", chunks: "Chunks", observer: Any = None, inspector: Any = None) -> Any:
         """f32 [n_chunks, n_ctx, n_embd]"""
 
         def step(done: int, total: int) -> None:
             self._progress(self._done + chunks.tokens.size * done // total, self._n_tokens)
 
-        hidden = model.hidden_states(chunks.tokens, observer, step, self._memory, chunks.number)
+        hidden = model.hidden_states(chunks.tokens, observer, step, self._memory, chunks.number, inspector)
         self._done += chunks.tokens.size
         return hidden
 

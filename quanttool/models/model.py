@@ -15,7 +15,7 @@ from .config import Config
 from .layers import ROWS_PER_BATCH, GatedFFN, RMSNorm
 from .moe import MoE
 from .scratch import room
-from .tensors import Array, Linear, Observer, Tensors
+from .tensors import Array, Inspector, Linear, Observer, Tensors
 
 EMBEDDED_TOKENS = 16384  # at a time
 
@@ -31,6 +31,7 @@ class Step:
 
     work: Callable[[Array], Array]  # [n_seq, n_ctx, n_embd] -> the same shape
     rows_per_batch: int = ROWS_PER_BATCH
+    part: str = ""  # of the layer, for an inspector: "attention" or "ffn"
     uses_threads: bool = False  # if not, batches run side by side, each in one thread
 
 
@@ -47,7 +48,10 @@ class Layer:
     ffn: GatedFFN | MoE
 
     def steps(self) -> list[Step]:
-        return [Step(self.attention_step), Step(self.ffn_step, self.ffn.rows_per_batch, self.ffn.uses_threads)]
+        return [
+            Step(self.attention_step, part="attention"),
+            Step(self.ffn_step, self.ffn.rows_per_batch, "ffn", self.ffn.uses_threads),
+        ]
 
     def attention_step(self, x: Array) -> Array:
         return x + self.attn(self.attn_norm(x))
@@ -134,6 +138,7 @@ class Model:
         progress: Progress | None = None,
         memory: int | None = None,
         first_chunk: int = 1,
+        inspector: Inspector | None = None,
     ) -> Array:
         """Normalized input of the output matrix, for chunks that are independent sequences.
 
@@ -143,6 +148,7 @@ class Model:
         progress:  called as progress(done, total) after each batch of chunks of each layer
         memory:    bytes that the result may take in memory; default: half of what is free
         first_chunk:  the number of the first of these chunks in its text, for errors
+        inspector: sees what becomes of the hidden states; takes another `memory` for those before the layer
         returns:   f32 [n_chunks, n_ctx, n_embd]; where that is more than `memory`, a temporary file is behind it, which
                    goes away with the array
 
@@ -160,16 +166,22 @@ class Model:
             for layer in self.layers
         ]
         done, total = 0, sum(len(batches) for plan in plans for _, batches in plan)
-        with self._watched_by(observer), blas.threads(1):
+        before = None if inspector is None else room(*x.shape, memory=memory)
+        with self._watched_by(observer, inspector), blas.threads(1):
             for i, (block, plan) in enumerate(zip(self.blocks, plans, strict=True)):
                 with block.loaded():
                     if i + 1 < len(self.blocks):
                         self.blocks[i + 1].will_need()
+                    if before is not None:
+                        before[:] = x
                     for step, batches in plan:
                         for _ in self._run(step, x, batches, i, first_chunk):
                             done += 1
                             if progress is not None:
                                 progress(done, total)
+                if before is not None:
+                    for chunk, chunk_before in zip(x, before, strict=True):
+                        inspector.on_part(i, "layer", row_cosines(chunk_before, chunk))
             batches = _batches(n_chunks, ROWS_PER_BATCH // n_ctx)
             for _ in self._run(Step(self.output_norm), x, batches, len(plans) - 1, first_chunk):
                 pass
@@ -178,12 +190,20 @@ class Model:
     def _run(self, step: Step, x: Array, batches: list[slice], layer: int, first_chunk: int) -> Iterator[None]:
         """Take all batches of x, in place, through a step; yields after each."""
 
-        def work(batch: slice) -> None:
+        watch = self.tensors.watch
+        inspector = watch.inspector if step.part else None
+
+        def work(batch: slice) -> NDArray[np.float64] | None:
             out = step.work(x[batch])
             self._check_finite(out, layer, first_chunk + batch.start)
+            cosines = None if inspector is None else row_cosines(x[batch], out)
             x[batch] = out
+            return cosines
 
-        yield from (map if step.uses_threads else self.tensors.watch.in_order)(work, batches)
+        for cosines in (map if step.uses_threads else watch.in_order)(work, batches):
+            if inspector is not None:
+                inspector.on_part(layer, step.part, cosines)
+            yield
 
     def output_logits(self, hidden: Array, observer: Observer | None = None) -> Array:
         """Logits of a few rows of hidden states: f32 [n, n_embd] -> f32 [n, n_vocab]."""
@@ -198,12 +218,13 @@ class Model:
         self.file.release(self.output.name, 0, self.n_vocab)
 
     @contextmanager
-    def _watched_by(self, observer: Observer | None) -> Iterator[None]:
-        self.tensors.watch.observer = observer
+    def _watched_by(self, observer: Observer | None, inspector: Inspector | None = None) -> Iterator[None]:
+        watch = self.tensors.watch
+        watch.observer, watch.inspector = observer, inspector
         try:
             yield
         finally:
-            self.tensors.watch.observer = None
+            watch.observer = watch.inspector = None
 
     def logits(self, tokens: ArrayLike) -> Array:
         """Logits of one sequence: i32 [n_tokens] -> f32 [n_tokens, n_vocab]."""
@@ -231,6 +252,14 @@ class Model:
                 f"layer {layer}: {', '.join(damaged) or 'an expert, a norm or an embedded token'} holds NaN or "
                 "infinity, or values grew beyond float32's range"
             )
+
+
+def row_cosines(a: Array, b: Array) -> NDArray[np.float64]:
+    """Cosine of each row of a with that of b: two of [..., n] -> [...]; 0 where one of them is all zero."""
+    a, b = a.astype(np.float64), b.astype(np.float64)
+    product = np.einsum("...i,...i", a, b)
+    size = np.sqrt(np.einsum("...i,...i", a, a) * np.einsum("...i,...i", b, b))
+    return np.divide(product, size, out=np.zeros_like(product), where=size > 0)
 
 
 def _batches(n_chunks: int, chunks_per_batch: int) -> list[slice]:

@@ -107,7 +107,11 @@ class MoE:
         busy = [expert for expert in range(self.n) if len(places[expert])]
         results = self.watch.in_order(lambda expert: self._expert(rows[places[expert] // self.n_used], expert), busy)
         for expert, result in zip(busy, results, strict=True):
-            nn.add_rows(result, weights.ravel()[places[expert]], places[expert] // self.n_used, out)
+            factors = weights.ravel()[places[expert]]
+            nn.add_rows(result, factors, places[expert] // self.n_used, out)
+            if self.watch.inspector is not None:
+                saliencies = np.abs(factors) * np.linalg.norm(result, axis=1)
+                self.watch.inspector.on_expert(self.ffn_down_exps.name, expert, saliencies)
         if self.shared is not None:
             slabs = [slice(start, start + SHARED_ROWS) for start in range(0, len(rows), SHARED_ROWS)]
             results = self.watch.in_order(lambda slab: self.shared(rows[slab]), slabs)

@@ -3,9 +3,10 @@
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ..container import GGUFFile
 from ..errors import ModelError
@@ -15,6 +16,17 @@ from .products import Array, Weight, weight_for_products
 
 # observer(tensor name, x f32 [n_rows, n_cols], expert or None): sees the input rows of every product with a weight
 Observer = Callable[[str, Array, int | None], None]
+
+
+class Inspector(Protocol):
+    """Sees what becomes of the hidden states; called like an observer, one call at a time, in the order of the text."""
+
+    def on_part(self, layer: int, part: str, cosines: NDArray[np.float64]) -> None:
+        """Cosine of each hidden state before and after the layer (part "layer"), or its "attention" or "ffn" alone."""
+
+    def on_expert(self, weight: str, expert: int, saliencies: Array) -> None:
+        """Norm of an expert's output times its router weight, for each of its tokens; `weight`: its last one."""
+
 
 # Products whose results attention exponentiates, which magnifies errors: in float32 always. They are about a tenth of
 # all products, and would make a third of the error of a pass in bfloat16.
@@ -29,6 +41,7 @@ class Watch:
 
     def __init__(self):
         self.observer: Observer | None = None
+        self.inspector: Inspector | None = None
         self._thread = threading.local()
 
     def see(self, name: str, x: Array, expert: int | None = None) -> None:

@@ -229,6 +229,29 @@ def test_hessian(run, tiny_model, text, tmp_path, kind):
         np.testing.assert_allclose(squares, entry.sums_of_squares[0], rtol=1e-5)
 
 
+def test_layer_similarity(run, tiny_model, text, tmp_path):
+    options = (
+        "imatrix",
+        "-m",
+        tiny_model,
+        "-f",
+        text,
+        "-c",
+        32,
+        "--no-ppl",
+        "--layer-similarity",
+        "-o",
+        tmp_path / "a",
+    )
+    table = run(*options).out
+    summary = json.loads(run(*options, "--json").out)
+    assert [layer["layer"] for layer in summary["layer_similarity"]] == [0, 1] and summary["expert_saliency"] == []
+    for layer in summary["layer_similarity"]:
+        assert re.search(
+            rf"\n +{layer['layer']} +{layer['whole']:.6f} +{layer['attention']:.6f} +{layer['ffn']:.6f}", table
+        )
+
+
 class Interrupted:
     """Stops a model's forward pass with Ctrl-C when it is called for the third time."""
 
