@@ -10,12 +10,14 @@ import numpy as np
 
 from .blocks import largest_magnitude
 from .jit import helper, kernel
+from .lanes import bit_lanes, load_8, load_16, lookup, magnitude, select, store
 from .rounding import float_bits, float_of
 
-E2M1 = np.array([0, 1, 2, 3, 4, 6, 8, 12, -0.0, -1, -2, -3, -4, -6, -8, -12], np.float32)
+E2M1 = np.array([0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12], np.float32)
 MIDDLES = (E2M1[:7] + E2M1[1:8]) / np.float32(2)
 UE4M3_MAX = np.float32(448)
 UE4M3_MAX_CODE = np.uint8(0x7E)
+ALMOST_TWO = 0x7FFF00  # mantissas up to here have a logarithm that is less than 1 in float32, too
 E8M0_MAX_CODE = 252  # from here on twelve times the scale would overflow
 
 
@@ -34,7 +36,10 @@ def e8m0_code(largest):
     """
     if largest == 0:
         return np.int32(0)
-    exponent = math.floor(np.float32(math.log2(np.float64(largest))))
+    bits = float_bits(largest)
+    exponent = (bits >> 23) - 127
+    if (bits & 0x7FFFFF) > ALMOST_TWO or exponent < -126:
+        exponent = np.int32(math.floor(np.float32(math.log2(np.float64(largest)))))
     return np.int32(min(max(exponent - 2 + 127, 0), E8M0_MAX_CODE))
 
 
@@ -61,61 +66,51 @@ def ue4m3_code(x):
 
 
 @helper
-def e2m1_code(x, scale):
-    """f32 -> i32, the code of the nearest of E2M1 times `scale` > 0; the smaller of two, and never minus zero."""
-    magnitude = abs(x)
-    code = np.int32(0)
+def e2m1_codes(x, scale):
+    """Codes of the nearest of E2M1 times `scale` > 0, for lanes x; the smaller of two, and never minus zero."""
+    size = magnitude(x)
+    zero = bit_lanes(x) & 0
+    code = zero
     for k in range(7):
-        code += np.int32(magnitude > MIDDLES[k] * scale)
-    return np.int32(code + 8) if x < 0 and code > 0 else code
-
-
-@helper
-def pack_e2m1(values, scale, qs):
-    """values f32 [2 n] -> qs u8 [n]: low nibbles are the first half, high nibbles the second."""
-    n = qs.size
-    for j in range(n):
-        qs[j] = np.uint8(e2m1_code(values[j], scale) | (e2m1_code(values[n + j], scale) << 4))
-
-
-@helper
-def unpack_e2m1(qs, scale, out):
-    """qs u8 [n] -> out f32 [2 n]."""
-    n = qs.size
-    for j in range(n):
-        out[j] = E2M1[qs[j] & 15] * scale
-        out[n + j] = E2M1[qs[j] >> 4] * scale
+        code = select(size > MIDDLES[k] * scale, zero | k + 1, code)
+    return select(x < -MIDDLES[0] * scale, code | 8, code)
 
 
 @kernel
 def pack_mxfp4(blocks, out):
-    """blocks f32 [n_blocks, 32] -> out u8 [n_blocks, 17]: exponent, qs[16]."""
+    """blocks f32 [n_blocks, 32] -> out u8 [n_blocks, 17]: exponent, qs[16] with value j low and value j + 16 high."""
     for block in range(blocks.shape[0]):
-        code = e8m0_code(largest_magnitude(blocks[block]))
+        x = blocks[block]
+        code = e8m0_code(largest_magnitude(x))
+        scale = e8m0_half(code)
         out[block, 0] = np.uint8(code)
-        pack_e2m1(blocks[block], e8m0_half(code), out[block, 1:])
+        store(out[block], 1, e2m1_codes(load_16(x, 0), scale) | e2m1_codes(load_16(x, 16), scale) << 4)
 
 
 @kernel
 def unpack_mxfp4(data, out):
     """data u8 [n_blocks, 17] -> out f32 [n_blocks, 32]."""
     for block in range(data.shape[0]):
-        unpack_e2m1(data[block, 1:], e8m0_half(data[block, 0]), out[block])
+        scale = e8m0_half(data[block, 0])
+        codes = load_16(data[block], 1)
+        store(out[block], 0, lookup(codes & 15, E2M1) * scale)
+        store(out[block], 16, lookup(codes >> 4, E2M1) * scale)
 
 
 @kernel
 def pack_nvfp4(blocks, out):
-    """blocks f32 [n_blocks, 64] -> out u8 [n_blocks, 36]: four scales, for 16 values each, qs[32]."""
+    """blocks f32 [n_blocks, 64] -> out u8 [n_blocks, 36]: four scales, for 16 values each, qs[32].
+
+    8 bytes for each 16 values, value j low and value j + 8 high.
+    """
     for block in range(blocks.shape[0]):
+        x = blocks[block]
         for k in range(4):
-            values = blocks[block, 16 * k : 16 * k + 16]
-            code = ue4m3_code(largest_magnitude(values) / np.float32(6))
-            qs = out[block, 4 + 8 * k : 12 + 8 * k]
+            code = ue4m3_code(largest_magnitude(x[16 * k : 16 * k + 16]) / np.float32(6))
+            scale = ue4m3_half(code) if code else np.float32(np.inf)  # all codes are 0 then
+            low, high = load_8(x, 16 * k), load_8(x, 16 * k + 8)
             out[block, k] = code
-            if code == 0:
-                qs[:] = 0
-            else:
-                pack_e2m1(values, ue4m3_half(code), qs)
+            store(out[block], 4 + 8 * k, e2m1_codes(low, scale) | e2m1_codes(high, scale) << 4)
 
 
 @kernel
@@ -124,4 +119,6 @@ def unpack_nvfp4(data, out):
     for block in range(data.shape[0]):
         for k in range(4):
             scale = ue4m3_half(data[block, k])
-            unpack_e2m1(data[block, 4 + 8 * k : 12 + 8 * k], scale, out[block, 16 * k : 16 * k + 16])
+            codes = load_8(data[block], 4 + 8 * k)
+            store(out[block], 16 * k, lookup(codes & 15, E2M1) * scale)
+            store(out[block], 16 * k + 8, lookup(codes >> 4, E2M1) * scale)

@@ -8,6 +8,7 @@ import numpy as np
 
 from .blocks import finite_or, mean_square
 from .jit import helper, kernel
+from .lanes import load_16, lookup, store
 from .rounding import load_f16, nearest_int, store_f16, within_f16
 
 LEVELS = np.array([-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113], np.float32)
@@ -172,18 +173,18 @@ def iq4_xs_pack(blocks, scales, out):
 
 
 @helper
-def unpack_codes(qs, scale, values):
-    """16 bytes -> 32 values."""
-    for j in range(16):
-        values[j] = scale * LEVELS[qs[j] & 15]
-        values[j + 16] = scale * LEVELS[qs[j] >> 4]
+def unpack_codes(data, at, scale, out, start):
+    """16 bytes of data u8 [...] from `at` on -> 32 values of out f32 [...] from `start` on."""
+    codes = load_16(data, at)
+    store(out, start, lookup(codes & 15, LEVELS) * scale)
+    store(out, start + 16, lookup(codes >> 4, LEVELS) * scale)
 
 
 @kernel
 def iq4_nl_unpack(data, out):
     """data u8 [n_blocks, 18] -> out f32 [n_blocks, 32]."""
     for block in range(data.shape[0]):
-        unpack_codes(data[block, 2:], load_f16(data[block], 0), out[block])
+        unpack_codes(data[block], 2, load_f16(data[block], 0), out[block], 0)
 
 
 @kernel
@@ -195,4 +196,4 @@ def iq4_xs_unpack(data, out):
             low = (data[block, 4 + sub // 2] >> (4 * (sub % 2))) & 15
             high = (data[block, 2 + sub // 4] >> (2 * (sub % 4))) & 3
             scale = d * np.float32(np.int32(low | (high << 4)) - 32)
-            unpack_codes(data[block, 8 + 16 * sub : 24 + 16 * sub], scale, out[block, 32 * sub : 32 * sub + 32])
+            unpack_codes(data[block], 8 + 16 * sub, scale, out[block], 32 * sub)

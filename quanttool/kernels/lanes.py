@@ -148,6 +148,7 @@ def load_of(count):
 
 load = load_of(LANES)
 load_16 = load_of(16)  # of a flat array
+load_8 = load_of(8)
 
 
 @intrinsic
@@ -273,3 +274,17 @@ def larger(a, b):
 def smaller(a, b):
     """`a` where it is smaller, else `b`: also where either is NaN."""
     return select(a < b, a, b)
+
+
+@helper
+def lookup(codes, table):
+    """table[codes] for a table of 16 floats, by a tree of selections: several times as fast as reading one by one."""
+    bit_0, bit_1 = (codes & 1) != 0, (codes & 2) != 0
+    bit_2, bit_3 = (codes & 4) != 0, (codes & 8) != 0
+    t0, t2 = select(bit_0, table[1], table[0]), select(bit_0, table[3], table[2])
+    t4, t6 = select(bit_0, table[5], table[4]), select(bit_0, table[7], table[6])
+    t8, t10 = select(bit_0, table[9], table[8]), select(bit_0, table[11], table[10])
+    t12, t14 = select(bit_0, table[13], table[12]), select(bit_0, table[15], table[14])
+    low = select(bit_2, select(bit_1, t6, t4), select(bit_1, t2, t0))
+    high = select(bit_2, select(bit_1, t14, t12), select(bit_1, t10, t8))
+    return select(bit_3, high, low)

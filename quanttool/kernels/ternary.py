@@ -8,9 +8,11 @@ import numpy as np
 
 from .blocks import largest_magnitude
 from .jit import helper, kernel
-from .rounding import load_f16, round_half_away, store_f16, within_f16
+from .lanes import bit_lanes, float_lanes, load_16, select, store
+from .rounding import load_f16, store_f16, within_f16
 
-LANES = 16  # blocks whose magnitudes are summed side by side
+HALF, ONE = np.array([0.5, 1], np.float32)
+BLOCKS_ABREAST = 16  # blocks whose magnitudes are summed side by side
 
 
 @helper
@@ -22,17 +24,25 @@ def safe_inverse(x):
 
 @helper
 def trit(x, inverse):
-    """-1, 0 or 1 as 0, 1 or 2, i32."""
-    return np.int32(round_half_away(x * inverse)) + 1
+    """-1, 0 or 1, the nearest (C's `roundf`) to x * inverse, which is at most 1, as 0, 1 or 2."""
+    return np.int32(1) + np.int32(x * inverse >= HALF) - np.int32(x * inverse <= -HALF)
+
+
+@helper
+def trit_lanes(x, at, inverse):
+    """The trits of x[at : at + 16]."""
+    y = load_16(x, at) * inverse
+    zero = bit_lanes(y) & 0
+    return select(y >= HALF, zero | 2, select(y <= -HALF, zero, zero | 1))
 
 
 @kernel
 def pack_q1_0(blocks, out):
     """blocks f32 [n_blocks, 128] -> out u8 [n_blocks, 18]: f16 d, the mean magnitude; 128 sign bits, 1 for x >= 0."""
     n_blocks = blocks.shape[0]
-    totals = np.empty(LANES, np.float32)
-    for first in range(0, n_blocks, LANES):
-        tile = blocks[first : first + LANES]
+    totals = np.empty(BLOCKS_ABREAST, np.float32)
+    for first in range(0, n_blocks, BLOCKS_ABREAST):
+        tile = blocks[first : first + BLOCKS_ABREAST]
         totals[:] = 0
         for j in range(128):
             for lane in range(tile.shape[0]):
@@ -90,11 +100,11 @@ def pack_tq2_0(blocks, out):
         inverse = safe_inverse(d)
         store_f16(within_f16(d), data, 64)
         for half in range(2):
-            for m in range(32):
-                bits = np.int32(0)
-                for k in range(4):
-                    bits |= trit(x[128 * half + 32 * k + m], inverse) << (2 * k)
-                data[32 * half + m] = np.uint8(bits)
+            for m in range(0, 32, 16):
+                bits = trit_lanes(x, 128 * half + m, inverse)
+                for k in range(1, 4):
+                    bits |= trit_lanes(x, 128 * half + 32 * k + m, inverse) << 2 * k
+                store(data, 32 * half + m, bits)
 
 
 @kernel
@@ -103,38 +113,37 @@ def unpack_tq2_0(data, out):
     for block in range(data.shape[0]):
         d = load_f16(data[block], 64)
         for half in range(2):
-            for k in range(4):
-                for m in range(32):
-                    code = np.int32((data[block, 32 * half + m] >> (2 * k)) & 3)
-                    out[block, 128 * half + 32 * k + m] = np.float32(code - 1) * d
+            for m in range(0, 32, 16):
+                codes = load_16(data[block], 32 * half + m)
+                for k in range(4):
+                    store(out[block], 128 * half + 32 * k + m, (float_lanes((codes >> 2 * k) & 3) - ONE) * d)
 
 
 @helper
-def pack_trits(x, inverse, n_digits, data):
-    """x f32 [n_digits * n] -> data u8 [n]: byte m holds values m + n k, the first as the highest of five base-3 digits.
+def fraction_of_243(number):
+    """Five base-3 digits as a fraction in 256ths, rounded up: multiplying it by 3 shifts a digit out on top.
 
-    Digits are stored as a fraction of 243 in 256ths, rounded up: so multiplying a byte by 3 shifts a digit out on top.
+    The division by 243, rounded down, is a multiplication; exact for all numbers below 243.
     """
-    n = data.size
-    for m in range(n):
-        number = np.int32(0)
-        for k in range(n_digits):
-            number = 3 * number + trit(x[n * k + m], inverse)
-        for _ in range(5 - n_digits):
-            number = 3 * number
-        data[m] = np.uint8((number * 256 + 242) // 243)
+    return ((number * 256 + 242) * 17261) >> 22
 
 
 @helper
-def unpack_trits(data, d, n_digits, out):
-    """data u8 [n] -> out f32 [n_digits * n]."""
-    n = data.size
-    power = np.uint8(1)
-    for k in range(n_digits):
-        for m in range(n):
-            digit = np.uint16(np.uint8(data[m] * power) * np.uint16(3)) >> 8
-            out[n * k + m] = np.float32(np.int32(digit) - 1) * d
-        power = np.uint8(3 * power)
+def pack_trits(x, start, stride, inverse, data, at):
+    """80 values, five each from start, start + 1... with a stride, to 16 bytes; the first is the highest digit."""
+    number = trit_lanes(x, start, inverse)
+    for k in range(1, 5):
+        number = number * 3 + trit_lanes(x, start + stride * k, inverse)
+    store(data, at, fraction_of_243(number))
+
+
+@helper
+def unpack_trits(data, at, d, out, start, stride):
+    """16 bytes -> 80 values, five each from start, start + 1... with a stride."""
+    codes = load_16(data, at)
+    for k in range(5):
+        store(out, start + stride * k, (float_lanes((codes * 3) >> 8) - ONE) * d)
+        codes = (codes * 3) & 255
 
 
 @kernel
@@ -145,9 +154,14 @@ def pack_tq1_0(blocks, out):
         d = largest_magnitude(x)
         inverse = safe_inverse(d)
         store_f16(within_f16(d), data, 52)
-        pack_trits(x[:160], inverse, 5, data[:32])
-        pack_trits(x[160:240], inverse, 5, data[32:48])
-        pack_trits(x[240:], inverse, 4, data[48:52])
+        pack_trits(x, 0, 32, inverse, data, 0)
+        pack_trits(x, 16, 32, inverse, data, 16)
+        pack_trits(x, 160, 16, inverse, data, 32)
+        for m in range(4):
+            number = np.int32(0)
+            for k in range(4):
+                number = 3 * number + trit(x[240 + 4 * k + m], inverse)
+            data[48 + m] = np.uint8(fraction_of_243(3 * number))
 
 
 @kernel
@@ -155,6 +169,11 @@ def unpack_tq1_0(data, out):
     """data u8 [n_blocks, 54] -> out f32 [n_blocks, 256]."""
     for block in range(data.shape[0]):
         d = load_f16(data[block], 52)
-        unpack_trits(data[block, :32], d, 5, out[block, :160])
-        unpack_trits(data[block, 32:48], d, 5, out[block, 160:240])
-        unpack_trits(data[block, 48:52], d, 4, out[block, 240:])
+        unpack_trits(data[block], 0, d, out[block], 0, 32)
+        unpack_trits(data[block], 16, d, out[block], 16, 32)
+        unpack_trits(data[block], 32, d, out[block], 160, 16)
+        for m in range(4):
+            code = np.int32(data[block, 48 + m])
+            for k in range(4):
+                out[block, 240 + 4 * k + m] = np.float32(((code * 3) >> 8) - 1) * d
+                code = (code * 3) & 255
