@@ -50,9 +50,8 @@ class CodebookFormat(BlockFormat):
 
     def dequantize(self, data, out):
         unpack = getattr(kernels, f"unpack_{self.name.lower()}")
-        unpack(
-            data.reshape(-1, self.type.block_bytes), codebook_values(self.codebook, self.values), out.reshape(-1, 256)
-        )
+        grid = codebook_values(self.codebook, self.values).reshape(-1)
+        unpack(data.reshape(-1, self.type.block_bytes), grid, out.reshape(-1, 256))
 
 
 class ScaledCodebook(CodebookFormat):

@@ -1,20 +1,20 @@
 """Blocks of the codebook types to values and back: where each bit of IQ1, IQ2 and IQ3 blocks lies.
 
 Follows ggml-quants.c `dequantize_row_iq*`. All kernels take blocks of 256 values: data u8 [n_blocks, block_bytes],
-grid f32 [n_points, dim] with the values of the codebook, out f32 [n_blocks, 256].
+grid f32 [n_points * dim] with the values of the codebook, point by point, out f32 [n_blocks, 256].
 """
 
 import numpy as np
 
 from .jit import helper, kernel
+from .lanes import load_4, load_8, store
 from .rounding import f16_bits, f16_value, load_f16, nearest_int, within_f16
 
-# Factors of 8 values by their sign byte, f32 [256, 8]; where only 7 bits are stored, the eighth makes the number of
+# Factors of 8 values by their sign byte, f32 [256 * 8]; where only 7 bits are stored, the eighth makes the number of
 # minus signs even.
-SIGNS = np.float32(1) - 2 * np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], 1, bitorder="little").astype(
-    np.float32
-)
-EVEN_SIGNS = SIGNS[[code | (code.bit_count() % 2 << 7) for code in range(128)]]
+SIGN_BITS = np.unpackbits(np.arange(256, dtype=np.uint8), bitorder="little")
+SIGNS = np.float32(1) - np.float32(2) * SIGN_BITS
+EVEN_SIGNS = SIGNS.reshape(256, 8)[[code | (code.bit_count() % 2 << 7) for code in range(128)]].ravel()
 
 IQ1_DELTA = np.float32(0.125)
 
@@ -26,17 +26,23 @@ def load_u16(data, at):
 
 
 @helper
-def expand(scale, point, signs, out):
-    """out[j] = scale * point[j] * signs[j], for the values of one point."""
-    for j in range(out.size):
-        out[j] = scale * point[j] * signs[j]
+def expand_8(scale, grid, index, signs, code, out, at):
+    """8 values, out[at + j] = scale * grid[index][j] * signs[code][j]."""
+    store(out, at, load_8(grid, 8 * np.int64(index)) * scale * load_8(signs, 8 * np.int64(code)))
 
 
 @helper
-def expand_shifted(scale, point, delta, out):
-    """out[j] = scale * (point[j] + delta), for 8 values."""
-    for j in range(8):
-        out[j] = scale * (point[j] + delta)
+def expand_4_and_4(scale, grid, first, second, signs, code, out, at):
+    """8 values from two points of 4."""
+    at_signs = 8 * np.int64(code)
+    store(out, at, load_4(grid, 4 * np.int64(first)) * scale * load_4(signs, at_signs))
+    store(out, at + 4, load_4(grid, 4 * np.int64(second)) * scale * load_4(signs, at_signs + 4))
+
+
+@helper
+def expand_shifted(scale, grid, index, delta, out, at):
+    """8 values, out[at + j] = scale * (grid[index][j] + delta)."""
+    store(out, at, (load_8(grid, 8 * np.int64(index)) + delta) * scale)
 
 
 @kernel
@@ -49,9 +55,8 @@ def unpack_iq2_xxs(data, grid, out):
             high = np.uint32(load_u16(data[block], at + 4) | (load_u16(data[block], at + 6) << 16))
             scale = d * (np.float32(0.5) + np.float32(high >> 28)) * np.float32(0.25)
             for k in range(4):
-                start = 32 * sub + 8 * k
-                signs = EVEN_SIGNS[(high >> (7 * k)) & 127]
-                expand(scale, grid[data[block, at + k]], signs, out[block, start : start + 8])
+                code = (high >> (7 * k)) & 127
+                expand_8(scale, grid, data[block, at + k], EVEN_SIGNS, code, out[block], 32 * sub + 8 * k)
 
 
 @kernel
@@ -63,7 +68,7 @@ def unpack_iq2_xs(data, grid, out):
             code = load_u16(data[block], 2 + 2 * group)
             scale_code = (data[block, 66 + group // 4] >> (4 * (group // 2 % 2))) & 15
             scale = d * (np.float32(0.5) + np.float32(scale_code)) * np.float32(0.25)
-            expand(scale, grid[code & 511], EVEN_SIGNS[code >> 9], out[block, 8 * group : 8 * group + 8])
+            expand_8(scale, grid, code & 511, EVEN_SIGNS, code >> 9, out[block], 8 * group)
 
 
 @kernel
@@ -76,7 +81,7 @@ def unpack_iq2_s(data, grid, out):
             index = data[block, 2 + group] | (np.int32(high) << 8)
             scale_code = (data[block, 74 + group // 4] >> (4 * (group // 2 % 2))) & 15
             scale = d * (np.float32(0.5) + np.float32(scale_code)) * np.float32(0.25)
-            expand(scale, grid[index], SIGNS[data[block, 34 + group]], out[block, 8 * group : 8 * group + 8])
+            expand_8(scale, grid, index, SIGNS, data[block, 34 + group], out[block], 8 * group)
 
 
 @kernel
@@ -88,11 +93,10 @@ def unpack_iq3_xxs(data, grid, out):
             at = 66 + 4 * sub
             high = np.uint32(load_u16(data[block], at) | (load_u16(data[block], at + 2) << 16))
             scale = d * (np.float32(0.5) + np.float32(high >> 28)) * np.float32(0.5)
-            for k in range(8):
-                start = 32 * sub + 4 * k
-                signs = EVEN_SIGNS[(high >> (7 * (k // 2))) & 127]
-                point = grid[data[block, 2 + 8 * sub + k]]
-                expand(scale, point, signs[4 * (k % 2) :], out[block, start : start + 4])
+            for k in range(4):
+                code = (high >> (7 * k)) & 127
+                first, second = data[block, 2 + 8 * sub + 2 * k], data[block, 3 + 8 * sub + 2 * k]
+                expand_4_and_4(scale, grid, first, second, EVEN_SIGNS, code, out[block], 32 * sub + 8 * k)
 
 
 @kernel
@@ -100,13 +104,13 @@ def unpack_iq3_s(data, grid, out):
     """110 bytes: f16 d; 64 low bytes of point numbers, their ninth bits, 32 sign bytes; a 4-bit scale per 32 values."""
     for block in range(data.shape[0]):
         d = load_f16(data[block], 0)
-        for k in range(64):
-            high = (data[block, 66 + k // 8] >> (k % 8)) & 1
-            index = data[block, 2 + k] | (np.int32(high) << 8)
-            signs = SIGNS[data[block, 74 + k // 2]]
-            scale_code = (data[block, 106 + k // 16] >> (4 * (k // 8 % 2))) & 15
+        for k in range(32):
+            high = np.int32(data[block, 66 + k // 4] >> (2 * (k % 4)))
+            first = data[block, 2 + 2 * k] | (high & 1) << 8
+            second = data[block, 3 + 2 * k] | (high & 2) << 7
+            scale_code = (data[block, 106 + k // 8] >> (4 * (k // 4 % 2))) & 15
             scale = d * np.float32(1 + 2 * np.int32(scale_code))
-            expand(scale, grid[index], signs[4 * (k % 2) :], out[block, 4 * k : 4 * k + 4])
+            expand_4_and_4(scale, grid, first, second, SIGNS, data[block, 74 + k], out[block], 8 * k)
 
 
 @kernel
@@ -120,8 +124,7 @@ def unpack_iq1_s(data, grid, out):
             delta = -IQ1_DELTA if high & 0x8000 else IQ1_DELTA
             for k in range(4):
                 index = data[block, 2 + 4 * sub + k] | (((high >> (3 * k)) & 7) << 8)
-                start = 32 * sub + 8 * k
-                expand_shifted(scale, grid[index], delta, out[block, start : start + 8])
+                expand_shifted(scale, grid, index, delta, out[block], 32 * sub + 8 * k)
 
 
 @kernel
@@ -141,9 +144,7 @@ def unpack_iq1_m(data, grid, out):
             high = (data[block, 32 + sub] >> (4 * (group % 2))) & 15
             index = data[block, group] | (np.int32(high & 7) << 8)
             delta = -IQ1_DELTA if high & 8 else IQ1_DELTA
-            expand_shifted(
-                d * np.float32(2 * scale_code + 1), grid[index], delta, out[block, 8 * group : 8 * group + 8]
-            )
+            expand_shifted(d * np.float32(2 * scale_code + 1), grid, index, delta, out[block], 8 * group)
 
 
 @kernel

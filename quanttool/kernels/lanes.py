@@ -149,6 +149,7 @@ def load_of(count):
 load = load_of(LANES)
 load_16 = load_of(16)  # of a flat array
 load_8 = load_of(8)
+load_4 = load_of(4)
 
 
 @intrinsic

@@ -77,3 +77,30 @@ def test_representable_float4_blocks_survive(name, exponents, seed):
     scales = 2.0 ** rng.integers(*exponents, (8, 1)).repeat(2, 0)
     rows = (groups * scales).astype(np.float32).reshape(1, 256)
     np.testing.assert_array_equal(dequantize_rows(quantize_rows(rows, name), name, 256), rows)
+
+
+@pytest.mark.parametrize("name", ["IQ4_NL", "IQ4_XS"])
+@settings(max_examples=25, deadline=None)
+@given(seed=st.integers(0, 2**32 - 1), d=st.floats(2.0**-10, 4, width=16))
+def test_representable_iq4_blocks_survive(name, seed, d):
+    """Multiples of a float16 (and 6-bit scales) that use the lowest level: quantizing loses nothing."""
+    rng = np.random.default_rng(seed)
+    levels = rng.choice(naive_codebooks.IQ4_VALUES, (8, 32))
+    levels[:, 7] = -127
+    scales = np.ones(8)
+    if name == "IQ4_XS":
+        scales = rng.integers(-31, 32, 8)
+        scales[rng.integers(8)] = -32
+    rows = (np.float32(d) * scales[:, None].astype(np.float32) * levels.astype(np.float32)).reshape(1, 256)
+    np.testing.assert_array_equal(dequantize_rows(quantize_rows(rows, name), name, 256), rows)
+
+
+def test_iq3_s_keeps_the_flaw_of_the_reference():
+    """After 32 zeros llama.cpp stores points and signs too early: they are read at the place of the zeros."""
+    rows = np.zeros((1, 256), np.float32)
+    rows[0, 32:64] = np.linspace(-3, 3, 32)
+    data = quantize_rows(rows, "IQ3_S")
+    np.testing.assert_array_equal(data, naive_quantize("IQ3_S", rows))
+    values = dequantize_rows(data, "IQ3_S", 256)[0]
+    assert np.abs(values[:32]).max() > 0
+    assert np.abs(values[32:64] - rows[0, 32:64]).max() > 1

@@ -114,3 +114,27 @@ def test_parts_of_flat_arrays_and_bytes():
     out = np.zeros(20, np.uint8)
     assert run(values, out) == 255
     np.testing.assert_array_equal(out, [0, 0, 0, *(values[1:17].astype(np.int32) & 255), 0])
+
+
+def test_bits_and_smallest_of_ints():
+    check(helper(lambda a, b: lanes.bit_lanes(a)), FLOATS, FLOATS[0].view(np.int32))
+
+    @helper
+    def run(values):
+        return lanes.smallest_int_lane(lanes.load(values, 1))
+
+    assert run(INTS) == INTS[1].min()
+
+
+@pytest.mark.parametrize(("load", "count"), [(lanes.load_4, 4), (lanes.load_8, 8), (lanes.load_16, 16)])
+def test_lookup_and_numbers_of_flat_arrays(load, count):
+    table = np.random.default_rng(3).standard_normal(16).astype(np.float32)
+    codes = np.arange(20, dtype=np.int32)[::-1] % 16
+
+    @helper
+    def run(codes, table, out):
+        lanes.store(out, 0, lanes.lookup(load(codes, 3), table) * lanes.number_at(table, 5))
+
+    out = np.empty(count, np.float32)
+    run(codes.copy(), table, out)
+    np.testing.assert_array_equal(out, table[codes[3 : 3 + count]] * table[5])
