@@ -53,6 +53,10 @@ if TYPE_CHECKING:
     "it; diag: the imatrix alone.",
 )  # fmt: skip
 @click.option(
+    "--all-experts", is_flag=True,
+    help="Measure every expert on every token, weighted by the router's probability; routing itself stays as it is.",
+)  # fmt: skip
+@click.option(
     "--layer-similarity", is_flag=True,
     help="Print how alike hidden states are before and after each layer, and what each expert adds.",
 )  # fmt: skip
@@ -62,8 +66,8 @@ if TYPE_CHECKING:
 @json_option
 def command(
     model_path, files, n_ctx, n_chunks, parse_special, output, from_chunk, process_output, no_ppl, in_files,
-    show_statistics, output_format, checkpoint_every, keep_every, hessian, layer_similarity, precision, memory,
-    threads, as_json,
+    show_statistics, output_format, checkpoint_every, keep_every, hessian, all_experts, layer_similarity, precision,
+    memory, threads, as_json,
 ):  # fmt: skip
     """Measure the importance of a model's weights on a text, for `quanttool quantize --imatrix`.
 
@@ -81,14 +85,12 @@ def command(
     use_threads(threads)
     _check_request(model_path, files, in_files, output, show_statistics)
     side_file = None if hessian == "diag" else f"{output}.hessian"
-    if side_file and (checkpoint_every or not files):
-        raise UsageError(
-            "--hessian needs one uninterrupted run over a text; give a text, and leave --output-frequency out"
-        )
-    if layer_similarity and (checkpoint_every or not files):
-        raise UsageError(
-            "--layer-similarity needs one uninterrupted run over a text; give a text, and leave --output-frequency out"
-        )
+    extras = {"--hessian": side_file, "--layer-similarity": layer_similarity, "--all-experts": all_experts}
+    for option in [option for option, wanted in extras.items() if wanted]:
+        if checkpoint_every or not files:
+            raise UsageError(
+                f"{option} needs one uninterrupted run over a text; give a text, and leave --output-frequency out"
+            )
     for path in filter(None, (output, side_file)):
         check_output(path, inputs=[*([model_path] if model_path else []), *files, *in_files])
 
@@ -109,7 +111,9 @@ def command(
         tokens, bos_id = read_tokens(model_path, files, parse_special)
         chunks = split(tokens, n_ctx, n_chunks, from_chunk, bos_id)
         note(f"{len(tokens)} tokens; {len(chunks)} chunks of {n_ctx}")
-        known = provenance(model, files, n_ctx, from_chunk, parse_special)
+        known = provenance(model, files, n_ctx, from_chunk, parse_special, all_experts)
+        if all_experts:
+            model.show_all_experts()
         weights = model.weights() + [model.output.name] * process_output
         covariance = HessianWriter(side_file, hessian, weights, model.file.tensors, known) if side_file else None
         run = Run(

@@ -75,9 +75,9 @@ class Run:
         if hessian is None:
             return record
 
-        def both(name: str, x: "Array", expert: int | None = None) -> None:
-            record(name, x, expert)  # first: it refuses values that are not finite
-            hessian(name, x, expert)
+        def both(name: str, x: "Array", expert: int | None = None, *shares: "Array") -> None:
+            record(name, x, expert, *shares)  # first: it refuses values that are not finite
+            hessian(name, x, expert, *shares)
 
         return both
 
@@ -118,12 +118,13 @@ class Run:
 
 
 def provenance(
-    model: "Model", files: Sequence[str], n_ctx: int, from_chunk: int, parse_special: bool
+    model: "Model", files: Sequence[str], n_ctx: int, from_chunk: int, parse_special: bool, all_experts: bool
 ) -> dict[str, str]:
     """What identifies a run, and does not depend on where files lie or what they are called."""
     from ..container.fingerprint import fingerprint
 
     options = f"-c {n_ctx}" + f" --from-chunk {from_chunk}" * bool(from_chunk) + " --parse-special" * parse_special
+    options += " --all-experts" * all_experts
     options += f" --precision {model.precision}"
     return {
         "program": f"quanttool {__version__}",

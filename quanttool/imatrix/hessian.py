@@ -30,7 +30,8 @@ class HessianWriter:
     """An observer for the forward pass that adds up X^T X of the inputs of every weight. Use as a context manager.
 
     Called as writer(tensor name, x f32 [n_rows, n_cols], expert or None). Experts, and the heads of weights with one
-    matrix per head, each have their own sum. Sums are float32, each product over one batch of rows.
+    matrix per head, each have their own sum. Sums are float32, each product over one batch of rows. A fourth argument,
+    shares f32 [n_rows], says how much each row counts.
 
     path:        file to write; it appears only if the block succeeds
     kind:        "block": the 256 x 256 blocks on the diagonal; "full": all of X^T X
@@ -64,7 +65,7 @@ class HessianWriter:
         texts = {"general.type": "hessian", PREFIX + "kind": kind}
         texts |= {PREFIX + key: value for key, value in sorted((provenance or {}).items())}
         metadata = {key: (string, encode_value(value, string)) for key, value in texts.items()}
-        self._counts = {name: np.zeros(shape[0], np.int64) for name, shape in self._shapes.items()}
+        self._counts = {name: np.zeros(shape[0]) for name, shape in self._shapes.items()}
         self._writer = GGUFWriter(path, metadata, infos)
         self._part = part_path(path)
         self._open: dict[str, NDArray[np.float32]] = {}  # maps of the weights of the layer that is being computed
@@ -86,13 +87,17 @@ class HessianWriter:
                 self._writer.write_rows(name + COUNTS_SUFFIX, 0, counts.astype("<f4")[:, None].view(np.uint8))
         return self._writer.__exit__(*exception)
 
-    def __call__(self, name: str, x: NDArray[np.float32], expert: int | None = None) -> None:
+    def __call__(
+        self, name: str, x: NDArray[np.float32], expert: int | None = None, shares: NDArray[np.float32] | None = None
+    ) -> None:
         if name not in self._shapes:
             return
         matrix = expert or 0
+        if shares is not None:
+            x = x * np.sqrt(shares)[:, None]
         with blas.threads(1):
             self._add(x, self._mapped(name)[matrix])
-        self._counts[name][matrix] += len(x)
+        self._counts[name][matrix] += len(x) if shares is None else shares.sum(dtype=np.float64)
 
     def _mapped(self, name: str) -> NDArray[np.float32]:
         """The sums of a weight, f32 of its shape, as they are in the file; those of the layer before are let go."""
@@ -166,6 +171,6 @@ class HessianFile:
         inner = info.ne[1::-1] if self.kind == "full" else (info.n_values // (n_matrices * BLOCK**2), BLOCK, BLOCK)
         return self._file.data(weight + XTX_SUFFIX).view("<f4").reshape(n_matrices, *inner)
 
-    def counts(self, weight: str) -> NDArray[np.int64]:
-        """Rows that were summed, i64 [n_matrices]."""
-        return self._file.data(weight + COUNTS_SUFFIX).reshape(-1).view("<f4").astype(np.int64)
+    def counts(self, weight: str) -> NDArray[np.float32]:
+        """Rows that were summed, f32 [n_matrices]; of experts that were shown all rows, the sum of their shares."""
+        return self._file.data(weight + COUNTS_SUFFIX).reshape(-1).view("<f4")

@@ -131,6 +131,16 @@ class Model:
         """Names of the blocks' weights that are multiplied with, which an observer hears of; first to last block."""
         return [name for block in self.blocks for name in block.multiplied]
 
+    def show_all_experts(self) -> None:
+        """From now on have observers see every expert with every row, instead of the rows that are routed to it.
+
+        They are called with a fourth argument then: f32 [n_rows], the router's probability of the expert times the
+        number of experts per row. Hidden states stay what they are. Raises UsageError if the model has no experts.
+        """
+        if not self.config.integer("expert_count", 0):
+            raise UsageError(f"{self.file.path}: has no experts to show all of; leave --all-experts out")
+        self.tensors.watch.all_experts = True
+
     def hidden_states(
         self,
         tokens: ArrayLike,

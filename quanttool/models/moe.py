@@ -12,6 +12,9 @@ from .layers import ROWS_PER_BATCH as SHARED_ROWS
 from .layers import GatedFFN, silu_times
 from .tensors import Array, Tensors
 
+# Rows that every expert is shown at a time, when observers want to see all of them with all experts
+SHOWN_ROWS = 4096
+
 # Rows that go through the experts at a time. Far more than elsewhere: an expert sees few of them, and its weights are
 # expanded once per batch.
 ROWS_PER_BATCH = 16384
@@ -66,9 +69,8 @@ class MoE:
                 "must have equal sizes, and at least one must be used"
             )
 
-    def route(self, x: Array) -> tuple[NDArray[np.int64], Array]:  # [n, n_embd] -> two of [n, n_used]
-        """The experts of each row, and how much each of them counts."""
-        logits = self.ffn_gate_inp(x)  # [n, n_experts]
+    def route(self, logits: Array) -> tuple[NDArray[np.int64], Array]:  # [n, n_experts] -> two of [n, n_used]
+        """The experts of each row, and how much each of them counts, from the router's logits."""
         if self.gating == "sigmoid":
             probabilities = 1 / (1 + np.exp(-logits))
         elif self.gating == "softmax":
@@ -99,7 +101,8 @@ class MoE:
 
     def __call__(self, x: Array) -> Array:  # [..., n_embd] -> the same shape
         rows = x.reshape(-1, x.shape[-1])
-        chosen, weights = self.route(rows)
+        logits = self.ffn_gate_inp(rows)
+        chosen, weights = self.route(logits)
         out = np.zeros_like(rows)
         by_expert = np.argsort(chosen, axis=None, kind="stable")  # places in `chosen`, expert after expert
         ends = np.cumsum(np.bincount(chosen.ravel(), minlength=self.n))
@@ -112,6 +115,8 @@ class MoE:
             if self.watch.inspector is not None:
                 saliencies = np.abs(factors) * np.linalg.norm(result, axis=1)
                 self.watch.inspector.on_expert(self.ffn_down_exps.name, expert, saliencies)
+        if self.watch.observer is not None and self.watch.all_experts:
+            self._show_all(rows, self.shares(logits))
         if self.shared is not None:
             slabs = [slice(start, start + SHARED_ROWS) for start in range(0, len(rows), SHARED_ROWS)]
             results = self.watch.in_order(lambda slab: self.shared(rows[slab]), slabs)
@@ -120,12 +125,38 @@ class MoE:
         return out.reshape(x.shape)
 
     def _expert(self, x: Array, expert: int) -> Array:
+        return self.ffn_down_exps(self._activated(x, expert), expert)
+
+    def _activated(self, x: Array, expert: int, shares: Array | None = None) -> Array:
+        """What ffn_down_exps is given: [n, n_embd] -> [n, n_ff]"""
         if self.ffn_gate_up_exps is not None:
-            gate, up = np.split(self.ffn_gate_up_exps(x, expert), 2, axis=-1)
+            gate, up = np.split(self.ffn_gate_up_exps(x, expert, shares), 2, axis=-1)
             gate, up = np.ascontiguousarray(gate), np.ascontiguousarray(up)
         else:
-            gate, up = self.ffn_gate_exps(x, expert), self.ffn_up_exps(x, expert)
-        return self.ffn_down_exps(self.activation(gate, up), expert)
+            gate, up = self.ffn_gate_exps(x, expert, shares), self.ffn_up_exps(x, expert, shares)
+        return self.activation(gate, up)
+
+    def shares(self, logits: Array) -> Array:  # [n, n_experts] -> the same shape
+        """Probability of each expert according to the router, times the number of experts that a row uses."""
+        if self.gating == "sigmoid":
+            probabilities = 1 / (1 + np.exp(-logits))
+            probabilities /= probabilities.sum(-1, keepdims=True)
+        else:
+            probabilities = _softmax(logits)
+        return probabilities * np.float32(self.n_used)
+
+    def _show_all(self, rows: Array, shares: Array) -> None:
+        """Have the observer see every expert's inputs for every row, weighted by its share; results are not used."""
+
+        def show(place: tuple[int, int]) -> None:
+            expert, start = place
+            part = slice(start, start + SHOWN_ROWS)
+            weights = np.ascontiguousarray(shares[part, expert])
+            self.ffn_down_exps.show(self._activated(rows[part], expert, weights), expert, weights)
+
+        places = [(expert, start) for expert in range(self.n) for start in range(0, len(rows), SHOWN_ROWS)]
+        for _ in self.watch.in_order(show, places):
+            pass
 
 
 class SigmoidGated:

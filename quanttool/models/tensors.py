@@ -15,7 +15,8 @@ from ..parallel import default_threads, in_order
 from .products import Array, Weight, weight_for_products
 
 # observer(tensor name, x f32 [n_rows, n_cols], expert or None): sees the input rows of every product with a weight
-Observer = Callable[[str, Array, int | None], None]
+# With `all_experts` it is given a fourth argument for experts: f32 [n_rows], how much each row counts.
+Observer = Callable[..., None]
 
 
 class Inspector(Protocol):
@@ -42,14 +43,15 @@ class Watch:
     def __init__(self):
         self.observer: Observer | None = None
         self.inspector: Inspector | None = None
+        self.all_experts = False  # show every expert all rows, with their shares, instead of those routed to it
         self._thread = threading.local()
 
-    def see(self, name: str, x: Array, expert: int | None = None) -> None:
+    def see(self, name: str, x: Array, expert: int | None = None, *shares: Array) -> None:
         notes = getattr(self._thread, "notes", None)
         if notes is not None:
-            notes.append((name, x, expert))
+            notes.append((name, x, expert, *shares))
         elif self.observer is not None:
-            self.observer(name, x, expert)
+            self.observer(name, x, expert, *shares)
 
     def in_order(self, work: Callable[[Any], Any], items: Iterable[Any]) -> Iterator[Any]:
         """As `parallel.in_order`; what the items' products see is observed before their results are given."""
@@ -222,8 +224,16 @@ class Experts:
         self.name, self.n, self.bias, self._tensors = name, n, bias, tensors
         self.n_out = tensors.file.tensors[name].n_rows // n
 
-    def __call__(self, x: Array, expert: int) -> Array:  # [n_rows, n_in] -> [n_rows, n_out]
-        self._tensors.watch.see(self.name, x, expert)
+    def show(self, x: Array, expert: int, shares: Array | None = None) -> None:
+        """Have the observer see inputs of an expert; shares: f32 [n_rows], how much each counts if all are shown."""
+        watch = self._tensors.watch
+        if watch.all_experts == (shares is not None):
+            watch.see(self.name, x, expert, *([] if shares is None else [shares]))
+
+    def __call__(
+        self, x: Array, expert: int, shares: Array | None = None
+    ) -> Array:  # [n_rows, n_in] -> [n_rows, n_out]
+        self.show(x, expert, shares)
         rows = slice(expert * self.n_out, (expert + 1) * self.n_out)
         out = self._tensors.weight(self.name, self._tensors.precision, rows)(x, default_threads())
         if self.bias is not None:

@@ -317,6 +317,8 @@ def test_special_tokens(run, tiny_model, tmp_path):
             2,
             "--hessian needs one uninterrupted run",
         ),
+        (["-m", "MODEL", "-f", "TEXT", "-o", "OUT", "-c", "32", "--all-experts"], 2, "has no experts to show all of"),
+        (["--in-file", "TEXT", "-o", "OUT", "--all-experts"], 2, "--all-experts needs one uninterrupted run"),
     ],
 )
 def test_mistakes_are_one_clear_line(run, tiny_model, text, tmp_path, arguments, code, message):

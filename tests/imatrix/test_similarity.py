@@ -58,7 +58,7 @@ def test_saliency_of_experts(shared, tmp_path):
     found = measured(model).experts()
     layer = model.layers[0]
     x = layer.ffn_norm(layer.attention_step(model.embed(TOKENS))).reshape(-1, model.n_embd)
-    chosen, weights = layer.ffn.route(x)
+    chosen, weights = layer.ffn.route(layer.ffn.ffn_gate_inp(x))
     expected = [[] for _ in range(layer.ffn.n)]
     for row, experts, factors in zip(x, chosen, weights, strict=True):
         for expert, factor in zip(experts, factors, strict=True):
