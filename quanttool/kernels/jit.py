@@ -10,6 +10,7 @@ Therefore the cache folder's name carries a hash of all kernel sources.
 import hashlib
 import os
 import shutil
+from functools import cache
 from pathlib import Path
 
 import numba
@@ -44,6 +45,7 @@ def nothing_compiled() -> bool:
     return not Path(numba.config.CACHE_DIR).is_dir()
 
 
+@cache
 def processor_has(feature: str) -> bool:
     """Whether numba compiles for a processor with this feature, by LLVM's name ("avx512bf16")."""
     from numba.core.registry import cpu_target

@@ -34,12 +34,16 @@ def multiply(left, right, first_panel, stop_panel, out):
 
 @kernel
 def pack(rows, out):
-    """Rows of a weight into panels: [n_rows, n_steps] -> [n_panels, n_steps, 32]; missing rows count as zeros."""
+    """Rows of a weight into panels: [n_rows, n_steps] -> [n_panels, n_steps, 32]; missing rows count as zeros.
+
+    Eight rows at a time: of rows whose width is a power of two, 32 at a time would push each other out of the cache.
+    """
     for panel in range(out.shape[0]):
-        for step in range(out.shape[1]):
-            for column in range(TILE_COLS):
-                row = panel * TILE_COLS + column
-                out[panel, step, column] = rows[row, step] if row < rows.shape[0] else 0
+        for first in range(0, TILE_COLS, 8):
+            for step in range(out.shape[1]):
+                for column in range(first, first + 8):
+                    row = panel * TILE_COLS + column
+                    out[panel, step, column] = rows[row, step] if row < rows.shape[0] else 0
 
 
 @kernel
