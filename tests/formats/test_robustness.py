@@ -11,8 +11,12 @@ from quanttool.formats import available_formats, block_format, dequantize_rows, 
 BLOCK_FORMATS = [name for name in available_formats() if not block_format(name).type.is_plain]
 ROW_BY_ROW = [name for name in BLOCK_FORMATS if block_format(name).type.rows_interleaved == 1]
 WITH_F16_MINIMUM = ["Q4_1", "Q5_1"]  # held within 65504, it no longer is where codes begin
-# Signs that cannot all be kept: 7 bits for 8 of them, or (IQ1) a grid that lacks 6 of the 256 patterns of eight
-ONE_SIGN_MAY_TURN = ["IQ2_XXS", "IQ2_XS", "IQ3_XXS", "IQ2_XXS_R4", "IQ2_XS_R4", "IQ3_XXS_R4", "IQ1_S", "IQ1_M"]
+# Signs that cannot all be kept: 7 bits for 8 of them, a grid that lacks 6 of the 256 patterns of eight (IQ1), or 8192
+# sequences of eight, where the one with all signs right may be the farther one (IQ1_KT)
+ONE_SIGN_MAY_TURN = [
+    *("IQ2_XXS", "IQ2_XS", "IQ3_XXS", "IQ2_XXS_R4", "IQ2_XS_R4", "IQ3_XXS_R4"),
+    *("IQ1_S", "IQ1_M", "IQ1_S_R4", "IQ1_M_R4", "IQ1_KT"),
+]
 
 
 def needs_importance(name):
