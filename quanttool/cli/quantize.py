@@ -45,6 +45,14 @@ Examples:
     show_default=True,
     help="How gaps in the imatrix are filled, as experts that the text never reached.",
 )
+@click.option(
+    "--search",
+    type=click.Choice(["reference", "best", "auto"]),
+    default="reference",
+    show_default=True,
+    help="How scales and codes are found: as the type's own program does; with less weighted error in the same bytes, "
+    "which needs an imatrix; or per type what is measured to diverge less.",
+)
 @click.option("--hide-imatrix", is_flag=True, help="Write no names and numbers of the imatrix into the file.")
 @click.option("--pure", is_flag=True, help="Give every tensor the base type, without the mix's exceptions.")
 @click.option("--allow-requantize", is_flag=True, help="Convert tensors that are quantized already; costs quality.")
@@ -78,6 +86,7 @@ def command(
     include_weights: tuple[str, ...],
     exclude_weights: tuple[str, ...],
     imatrix_rules: str,
+    search: str,
     hide_imatrix: bool,
     pure: bool,
     allow_requantize: bool,
@@ -138,7 +147,7 @@ def command(
         imatrix = _imatrix(imatrix_path, include_weights, exclude_weights, imatrix_rules, list(source.tensors))
     plan = make_plan(source.metadata, source.tensors.values(), request, imatrix, imatrix_path or "", allow_requantize)
     if not no_provenance:
-        add_provenance(plan, request, source, imatrix, "reference")
+        add_provenance(plan, request, source, imatrix, search)
     override(plan, overrides)
     if hide_imatrix:
         hide_imatrix_in(plan)
@@ -162,6 +171,7 @@ def command(
                 plan,
                 output,
                 imatrix,
+                search,
                 threads=threads,
                 progress=progress,
                 reuse=reuse,

@@ -13,8 +13,10 @@ from numpy.typing import NDArray
 from ..errors import UsageError
 from ..ggml_types import BY_NAME, GGMLType, ggml_type
 
-Search = Literal["reference"]
-SEARCHES: tuple[str, ...] = ("reference",)
+# "reference": the bytes of the program that owns the type; "best": less weighted error in the same bytes, where the
+# type has such a search and importance is given; "auto": of the two what is measured to give less divergence.
+Search = Literal["reference", "best", "auto"]
+SEARCHES: tuple[str, ...] = ("reference", "best", "auto")
 
 # Families, imported when the first of their types is asked for: a run loads and compiles only what it needs.
 FAMILIES: dict[str, tuple[str, ...]] = {
@@ -56,6 +58,9 @@ class BlockFormat:
     name: ClassVar[str]
     # "ignored": bytes do not depend on importance; "required": refuses to work without.
     importance: ClassVar[Literal["ignored", "optional", "required"]] = "optional"
+    # Whether `quantize` knows search="best", and which of the two "auto" stands for.
+    has_best: ClassVar[bool] = False
+    auto: ClassVar[Literal["reference", "best"]] = "best"
 
     def __init_subclass__(cls) -> None:
         if "name" in vars(cls):
@@ -70,11 +75,21 @@ class BlockFormat:
         """False for a type that is only read here."""
         return type(self).quantize is not BlockFormat.quantize
 
+    def search_for(self, search: Search, importance: NDArray[np.float32] | None) -> Literal["reference", "best"]:
+        """What `search` comes to: without importance always "reference".
+
+        The exact minimum of the plain squared error is further from the weights that matter than the heuristic
+        weights of the types' own programs: the error falls, and the divergence rises.
+        """
+        if importance is None or not self.has_best:
+            return "reference"
+        return self.auto if search == "auto" else search
+
     def quantize(
         self,
         rows: NDArray[np.float32],  # [n_rows, n_cols], finite, C-contiguous
         importance: NDArray[np.float32] | None,  # [n_cols], one weight per column
-        search: Search,
+        search: Literal["reference", "best"],  # "best" only if `has_best`, and with importance
         out: NDArray[np.uint8],  # [n_rows, row_bytes], written here
     ) -> None:
         """Write the bytes of `rows` into `out`."""

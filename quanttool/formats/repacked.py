@@ -23,6 +23,14 @@ class Repacked(BlockFormat):
     def importance(self):
         return block_format(self.base).importance
 
+    @property
+    def has_best(self):
+        return block_format(self.base).has_best
+
+    @property
+    def auto(self):
+        return block_format(self.base).auto
+
     def quantize(self, rows, importance, search, out):
         base = block_format(self.base)
         data = np.empty((len(rows), base.type.row_bytes(rows.shape[1])), np.uint8)

@@ -205,7 +205,8 @@ def _converted(slab: Slab, data: NDArray[np.uint8], search: Search) -> NDArray[n
         if not tensor.converts:
             return data
         out = np.empty((slab.n_rows, tensor.target.row_bytes), np.uint8)
-        block_format(tensor.type).quantize(rows, slab.importance, search, out)
+        target = block_format(tensor.type)
+        target.quantize(rows, slab.importance, target.search_for(search, slab.importance), out)
         if tensor.type.name == "F16":  # a large weight overflows
             check_finite(out.view(np.float16), slab.first_row)
     except QuantizeError as error:
