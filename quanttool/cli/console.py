@@ -29,9 +29,12 @@ def precision_option(default: str) -> Callable:
 
 
 class Size(click.ParamType):
-    """Bytes, with or without a unit: 500M, 1.5G, 2GB, 1073741824; K, M, G, T are powers of 1024."""
+    """Bytes, with or without a unit: 500M, 1.5G, 2GB, 1073741824; K, M, G, T are powers of `kilo`."""
 
     name = "size"
+
+    def __init__(self, kilo: int = 1024):
+        self.kilo = kilo
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
         if isinstance(value, int):
@@ -39,7 +42,7 @@ class Size(click.ParamType):
         match = re.fullmatch(r"(\d+(?:\.\d+)?)([KMGT]?)(?:I?B)?", value.strip().upper())
         if match is None:
             self.fail(f"{value!r} is no size; give one like 500M or 2G", param, ctx)
-        return int(float(match[1]) * 1024 ** " KMGT".index(match[2] or " "))
+        return int(float(match[1]) * self.kilo ** " KMGT".index(match[2] or " "))
 
 
 memory_option = click.option(

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from .console import json_option, note, print_json, print_table, progress_bar, threads_option, warn
+from .console import Size, json_option, note, print_json, print_table, progress_bar, threads_option, warn
 from .quantize_report import write_report
 from .recipes import dialect_option, given_rules
 
@@ -29,6 +29,7 @@ Examples:
   quanttool quantize --imatrix model.imatrix.gguf model-f16.gguf model-IQ4_XS.gguf IQ4_XS
   quanttool quantize --dry-run --tensor-type 'ffn_down=Q6_K' model-f16.gguf Q4_K_S
   quanttool quantize --recipe my.recipe model-f16.gguf model-mine.gguf IQ4_XS
+  quanttool quantize --split-max-size 45G model-bf16-00001-of-00030.gguf model-Q4_K_M.gguf Q4_K_M
 """
 
 
@@ -75,6 +76,13 @@ Examples:
 @click.option("--reuse", "reuse_path", metavar="PREVIOUS.gguf", help="Take tensors that have not changed from there.")
 @click.option("--report", "report_path", metavar="FILE.json", help="Measure every tensor's error and write it there.")
 @click.option("--override-kv", "overrides", multiple=True, metavar="KEY=TYPE:VALUE", help="Set a metadata key.")
+@click.option(
+    "--prune-layers", "pruned", metavar="LAYERS", help="Leave layers out, as in 3,10-12; the rest is renumbered."
+)
+@click.option("--split-max-size", type=Size(1000), metavar="SIZE", help="Write files of at most SIZE, as 45G.")
+@click.option("--split-max-tensors", type=click.IntRange(min=1), metavar="N", help="At most N tensors a file.")
+@click.option("--no-tensor-first-split", is_flag=True, help="With these: metadata only in the first file.")
+@click.option("--keep-split", is_flag=True, help="Cut the output into files as the input is cut.")
 @click.option("--no-provenance", is_flag=True, help="Do not write into the file how it was made.")
 @click.option("--dry-run", is_flag=True, help="Show the plan with its exact sizes; OUT.gguf may be left out.")
 @threads_option
@@ -103,6 +111,11 @@ def command(
     reuse_path: str | None,
     report_path: str | None,
     overrides: tuple[str, ...],
+    pruned: str | None,
+    split_max_size: int | None,
+    split_max_tensors: int | None,
+    no_tensor_first_split: bool,
+    keep_split: bool,
     no_provenance: bool,
     dry_run: bool,
     threads: int | None,
@@ -124,6 +137,8 @@ def command(
     from ..quantize.plan import hide_imatrix as hide_imatrix_in
     from ..quantize.plan import make_plan
     from ..quantize.provenance import add_provenance
+    from ..quantize.prune import parse_layers
+    from ..quantize.split import Split, split
     from ..recipes.resolve import Request, parse_target, weight_type
 
     request = Request(
@@ -136,6 +151,7 @@ def command(
         imatrix=bool(imatrix_path),
         repacking=_repacking(repack, unpack, repack_patterns),
     )
+    files = Split(split_max_size or 0, split_max_tensors or 0, keep_split, no_tensor_first_split)
     source = open_gguf(model, header_only=dry_run)
     if output and not dry_run:
         inputs = [*source.paths, *(path for path in (imatrix_path, reuse_path) if path)]
@@ -145,7 +161,16 @@ def command(
     imatrix = None
     if imatrix_path:
         imatrix = _imatrix(imatrix_path, include_weights, exclude_weights, imatrix_rules, list(source.tensors))
-    plan = make_plan(source.metadata, source.tensors.values(), request, imatrix, imatrix_path or "", allow_requantize)
+    plan = make_plan(
+        source.metadata,
+        source.tensors.values(),
+        request,
+        imatrix,
+        imatrix_path or "",
+        allow_requantize,
+        parse_layers(pruned) if pruned else (),
+    )
+    split(plan, files, source)
     if not no_provenance:
         add_provenance(plan, request, source, imatrix, search)
     override(plan, overrides)
@@ -188,6 +213,8 @@ def command(
     for names, origin in ((result.resumed, "the interrupted run"), (result.reused, reuse_path)):
         if names:
             note(f"{len(names)} of {len(plan.tensors)} tensors taken from {origin}")
+    if plan.shards:
+        output = f"{len(plan.shards)} files, {plan.writer(output).paths[0]} the first"
     note(f"{output}: {plan.file_bytes:,} bytes, {plan.bpw:.3f} bpw, {time.monotonic() - started:.1f} s")
 
 
@@ -256,8 +283,9 @@ def _show_plan(plan: "Plan", as_json: bool) -> None:
         ],
     )
     _print_types(plan)
+    where = f"{len(plan.shards)} files" if plan.shards else "the file"
     click.echo(
-        f"{plan.file_bytes:,} bytes in the file, {plan.tensor_bytes:,} of them tensors: {plan.bpw:.3f} bpw over "
+        f"{plan.file_bytes:,} bytes in {where}, {plan.tensor_bytes:,} of them tensors: {plan.bpw:.3f} bpw over "
         f"{plan.n_values:,} weights"
     )
 

@@ -2,7 +2,16 @@
 
 from .layout import GGUFValueType, TensorInfo
 from .reader import GGUFFile, Metadata
-from .shards import ShardedGGUF, open_gguf
+from .shards import ShardedGGUF, ShardedGGUFWriter, open_gguf
 from .writer import GGUFWriter
 
-__all__ = ["GGUFFile", "GGUFValueType", "GGUFWriter", "Metadata", "ShardedGGUF", "TensorInfo", "open_gguf"]
+__all__ = [
+    "GGUFFile",
+    "GGUFValueType",
+    "GGUFWriter",
+    "Metadata",
+    "ShardedGGUF",
+    "ShardedGGUFWriter",
+    "TensorInfo",
+    "open_gguf",
+]

@@ -3,6 +3,7 @@
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, suppress
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -92,6 +93,15 @@ class GGUFWriter:
                 if error.errno not in (95, 22):  # EOPNOTSUPP, EINVAL: a file system that cannot
                     raise
         os.ftruncate(self._fd, self.n_bytes)
+
+    @property
+    def paths(self) -> list[Path]:
+        """Files that will be written: this one."""
+        return [Path(self.path)]
+
+    def sync(self) -> None:
+        """Have everything written so far on the disk."""
+        os.fsync(self._fd)
 
     def write_at(self, position: int, data: "bytes | np.ndarray") -> None:
         view = memoryview(data).cast("B")

@@ -25,7 +25,7 @@ def tensor_keys(plan: Plan, source: GGUFFile | ShardedGGUF, imatrix: Imatrix | N
 def _tensor_key(tensor: PlannedTensor, source: GGUFFile | ShardedGGUF, imatrix: Imatrix | None, search: Search) -> int:
     facts = f"{__version__} {search} {tensor.name} {tensor.source.ne} {tensor.source.type} {tensor.type}"
     digest = hashlib.sha256(facts.encode(errors="surrogateescape"))
-    data = source.data(tensor.name).reshape(-1)
+    data = source.data(tensor.source.name).reshape(-1)
     for start in (0, len(data) // 2, max(0, len(data) - SAMPLE_BYTES)):
         digest.update(data[start : start + SAMPLE_BYTES].tobytes())
     importance = importance_of(tensor, imatrix)

@@ -12,5 +12,5 @@ def importance_of(tensor: PlannedTensor, imatrix: Imatrix | None) -> NDArray[np.
     """f32 [n_matrices, n_cols], read-only; None where the imatrix has no say."""
     if not (imatrix and tensor.importance and tensor.searches) or block_format(tensor.type).importance == "ignored":
         return None
-    values = imatrix.importance(tensor.name, tensor.source.n_cols)
+    values = imatrix.importance(tensor.source.name, tensor.source.n_cols)
     return read_only(np.ascontiguousarray(values, np.float32))

@@ -1,7 +1,8 @@
 """What is finished of an output that is being written, so that the same command can go on after a crash or a kill.
 
-`OUT.gguf.journal` holds lines of JSON: the run's key first, then name and SHA-256 of every tensor that is whole in
-`OUT.gguf.part`. Nothing in it is believed before the bytes have been hashed again.
+`OUT.gguf.journal` holds lines of JSON: the run's key and its files first, then name and SHA-256 of every tensor that is
+whole in `OUT.gguf.part` (or in the parts of several files), and "whole" before the files get their names. Nothing in it
+is believed before the bytes have been hashed again.
 """
 
 import hashlib
@@ -13,8 +14,10 @@ from pathlib import Path
 from typing import TextIO
 
 from .. import __version__
-from ..container import GGUFFile, GGUFWriter, ShardedGGUF
+from ..container import GGUFFile, GGUFWriter, ShardedGGUF, ShardedGGUFWriter
 from ..files import part_path
+
+_WHOLE = {"whole": True}
 
 
 def journal_path(output: str | os.PathLike) -> Path:
@@ -22,7 +25,7 @@ def journal_path(output: str | os.PathLike) -> Path:
     return output.with_name(output.name + ".journal")
 
 
-def run_key(writer: GGUFWriter, source: GGUFFile | ShardedGGUF, keys: Iterable[int]) -> str:
+def run_key(writer: GGUFWriter | ShardedGGUFWriter, source: GGUFFile | ShardedGGUF, keys: Iterable[int]) -> str:
     """Equal for two runs that write equal bytes: of the output's header, the source files and all tensor keys."""
     digest = hashlib.sha256(__version__.encode() + writer.header_bytes)
     for path in source.paths:
@@ -35,21 +38,36 @@ def run_key(writer: GGUFWriter, source: GGUFFile | ShardedGGUF, keys: Iterable[i
 class Journal:
     """The journal of one run. `finished` holds what an earlier run with the same key claims: name -> SHA-256.
 
+    output:  name of the model, which has one file or several
+    paths:   of its files
+
     Starting over (another key, no journal, no part file) clears what an earlier run has left.
     """
 
-    def __init__(self, output: str | os.PathLike, key: str):
+    def __init__(self, output: str | os.PathLike, key: str, paths: list[Path]):
         self.path = journal_path(output)
-        lines = self._lines()
-        self.finished: dict[str, str] = {}
-        if part_path(output).is_file() and lines[:1] == [{"key": key}]:
-            claims = [line for line in lines[1:] if line.keys() == {"tensor", "sha256"}]
-            self.finished = {line["tensor"]: line["sha256"] for line in claims}
-        else:
-            with suppress(FileNotFoundError):
-                part_path(output).unlink()
-        self._key = key
+        self._head = {"key": key, "files": [path.name for path in paths]}
         self._file: TextIO | None = None
+        self.finished: dict[str, str] = {}
+        lines = self._lines()
+        if lines[:1] == [self._head]:
+            if _WHOLE in lines:  # killed while the files got their names
+                for path in paths:
+                    if path.is_file() and not part_path(path).exists():
+                        os.replace(os.path.realpath(path), part_path(path))
+            if any(part_path(path).is_file() for path in paths):
+                claims = [line for line in lines[1:] if line.keys() == {"tensor", "sha256"}]
+                self.finished = {line["tensor"]: line["sha256"] for line in claims}
+        if not self.finished:
+            self._clear(lines[0].get("files", []) if lines else [], paths)
+
+    def _clear(self, names: list[str], paths: list[Path]) -> None:
+        """Remove the parts of a run that cannot be gone on with: of this output, in whatever number of files."""
+        stem = self.path.name.removesuffix(".journal").removesuffix(".gguf")
+        earlier = [self.path.with_name(name) for name in map(str, names) if name.startswith(stem) and "/" not in name]
+        for path in (*earlier, *paths):
+            with suppress(FileNotFoundError):
+                part_path(path).unlink()
 
     def _lines(self) -> list[dict]:
         """Lines as far as they can be read: the last one may be cut short."""
@@ -64,13 +82,17 @@ class Journal:
     def open(self, verified: Iterable[str]) -> None:
         """Begin to write: the key, and those finished tensors that were found to be true."""
         self._file = self.path.open("w", encoding="utf-8")
-        self._write({"key": self._key})
+        self._write(self._head)
         for name in verified:
             self.add(name, self.finished[name])
 
     def add(self, name: str, sha256: str) -> None:
         """A tensor is whole. Not safe from several threads."""
         self._write({"tensor": name, "sha256": sha256})
+
+    def whole(self) -> None:
+        """All tensors are whole and on the disk: the files get their names next."""
+        self._write(_WHOLE)
 
     def _write(self, line: dict) -> None:
         self._file.write(json.dumps(line) + "\n")

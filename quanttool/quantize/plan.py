@@ -1,11 +1,14 @@
 """The plan: every tensor's type, reason and exact bytes, before any work. Pure: nothing is read but the header."""
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+import os
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from itertools import accumulate, pairwise
 from typing import Any
 
 from ..container import GGUFValueType, GGUFWriter, Metadata, TensorInfo
 from ..container.layout import DEFAULT_ALIGNMENT
+from ..container.shards import SPLIT_KEYS, ShardedGGUFWriter
 from ..container.writer import copied, encode_value
 from ..errors import ImatrixError, QuanttoolError, UsageError
 from ..ggml_types import GGMLType
@@ -13,35 +16,34 @@ from ..imatrix import Imatrix
 from ..recipes.limits import TOKEN_EMBEDDINGS, unwoven
 from ..recipes.mixes import requires_imatrix
 from ..recipes.repack import Repacking, same_weights
-from ..recipes.resolve import OUTPUT, Choice, Request, Target, resolve
+from ..recipes.resolve import OUTPUT, Request, Target, resolve
+from .prune import Encoded, pruned_metadata, pruned_names
 
 QUANTIZATION_VERSION = 2  # GGML_QNT_VERSION
 CHANGED = ("general.quantization_version", "general.file_type")  # keys that a quantizer writes anew
 PROVENANCE = "quanttool."  # keys that say how a file was made
-_SPLIT_KEYS = ("split.no", "split.count", "split.tensors.count")
 
 
 @dataclass(frozen=True)
 class PlannedTensor:
     """One tensor of the output.
 
+    source:      as the source has it
+    name:        in the output, where layers may be numbered otherwise
     wanted:      the type that did not fit, where a fallback took over
     importance:  True if the imatrix has an entry for it
     """
 
     source: TensorInfo
+    name: str
     type: GGMLType
     reason: str
     wanted: GGMLType | None = None
     importance: bool = False
 
     @property
-    def name(self) -> str:
-        return self.source.name
-
-    @property
     def target(self) -> TensorInfo:
-        return TensorInfo(self.source.name, self.type, self.source.ne)
+        return TensorInfo(self.name, self.type, self.source.ne)
 
     @property
     def converts(self) -> bool:
@@ -60,13 +62,15 @@ class Plan:
 
     tensors:   in file order
     metadata:  key -> (value type, encoded bytes), in file order
+    shards:    number of tensors in each file of an output in several files; empty: one file
     problems:  why a run would be refused; a dry run shows them
     warnings:  what the user should know
     """
 
     tensors: list[PlannedTensor]
-    metadata: dict[str, tuple[GGUFValueType, bytes]]
+    metadata: dict[str, Encoded]
     alignment: int = DEFAULT_ALIGNMENT
+    shards: list[int] = field(default_factory=list)
     problems: list[QuanttoolError] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
 
@@ -81,8 +85,8 @@ class Plan:
 
     @property
     def file_bytes(self) -> int:
-        """Size of the output file."""
-        return GGUFWriter("", self.metadata, [tensor.target for tensor in self.tensors], self.alignment).n_bytes
+        """Size of the output, of all its files together."""
+        return self.writer("model.gguf").n_bytes
 
     @property
     def bpw(self) -> float:
@@ -97,6 +101,14 @@ class Plan:
     def n_fallbacks(self) -> int:
         return sum(tensor.wanted is not None for tensor in self.tensors)
 
+    def writer(self, output: str | os.PathLike) -> GGUFWriter | ShardedGGUFWriter:
+        """What writes this plan's file or files, going on with those of an interrupted run."""
+        targets = [tensor.target for tensor in self.tensors]
+        if not self.shards:
+            return GGUFWriter(output, self.metadata, targets, self.alignment, resumable=True)
+        files = [targets[start:end] for start, end in pairwise(accumulate(self.shards, initial=0))]
+        return ShardedGGUFWriter(output, self.metadata, files, self.alignment, resumable=True)
+
 
 def make_plan(
     metadata: Metadata,
@@ -105,28 +117,38 @@ def make_plan(
     imatrix: Imatrix | None = None,
     imatrix_name: str = "",
     allow_requantize: bool = False,
+    prune: Collection[int] = (),
 ) -> Plan:
     """Plan a run.
 
     metadata, tensors:  of the source file
     imatrix_name:       how the output's metadata and messages call the imatrix
     allow_requantize:   tensors that are quantized already may be converted
+    prune:              layers to leave out; those that stay are numbered anew, and types follow the new numbers
 
     Raises RecipeError where a tensor cannot have its type, ImatrixError if the imatrix is not of this model. Whatever
     else would stop a run is listed in the plan's `problems`.
     """
-    choices = resolve(metadata, tensors, request)
+    sources = {tensor.name: tensor for tensor in tensors}
+    changed: dict[str, Encoded] = {}
+    if prune:
+        sources = {new: sources[old] for new, old in pruned_names(sources.values(), prune).items()}
+        changed = pruned_metadata(metadata, prune)
+    facts = Metadata({**copied(metadata), **changed}) if changed else metadata
+    choices = resolve(facts, [replace(tensor, name=name) for name, tensor in sources.items()], request)
     plan = Plan(
-        tensors=[],
-        metadata=output_metadata(metadata, request.target, imatrix, imatrix_name, request.repacking),
+        tensors=[
+            PlannedTensor(sources[choice.tensor.name], choice.tensor.name, choice.type, choice.reason, choice.wanted)
+            for choice in choices
+        ],
+        metadata=_moved_to_end(
+            output_metadata(metadata, request.target, imatrix, imatrix_name, request.repacking), changed
+        ),
         alignment=metadata.get("general.alignment", DEFAULT_ALIGNMENT),
     )
-    covered = _covered(choices, imatrix, imatrix_name, plan.warnings) if imatrix else set()
-    for choice in choices:
-        tensor = choice.tensor
-        plan.tensors.append(
-            PlannedTensor(tensor, choice.type, choice.reason, choice.wanted, importance=tensor.name in covered)
-        )
+    if imatrix:
+        covered = _covered(plan.tensors, imatrix, imatrix_name, plan.warnings)
+        plan.tensors = [replace(tensor, importance=tensor.source.name in covered) for tensor in plan.tensors]
     _find_problems(plan, request, allow_requantize)
     if plan.n_fallbacks:
         plan.warnings.append(f"{plan.n_fallbacks} of {len(plan.tensors)} tensors required a fallback type")
@@ -139,9 +161,9 @@ def make_plan(
     return plan
 
 
-def _covered(choices: list[Choice], imatrix: Imatrix, imatrix_name: str, warnings: list[str]) -> set[str]:
-    """Names of converted tensors that the imatrix speaks of. Raises ImatrixError if it is not of this model."""
-    names = {choice.tensor.name for choice in choices}
+def _covered(tensors: list[PlannedTensor], imatrix: Imatrix, imatrix_name: str, warnings: list[str]) -> set[str]:
+    """Converted tensors (source names) that the imatrix speaks of. Raises ImatrixError if it is not of this model."""
+    names = {tensor.source.name for tensor in tensors}
     if not names & set(imatrix.entries):
         entry = next(iter(imatrix.entries), "nothing")
         raise ImatrixError(
@@ -149,7 +171,7 @@ def _covered(choices: list[Choice], imatrix: Imatrix, imatrix_name: str, warning
             "use an imatrix made from this model"
         )
     covered, missing, unseen = set(), [], 0
-    for tensor in (choice.tensor for choice in choices if choice.type is not choice.tensor.type):
+    for tensor in (planned.source for planned in tensors if planned.converts):
         entry = imatrix.entries.get(tensor.name)
         exempt = tensor.name in TOKEN_EMBEDDINGS
         if entry is None:
@@ -201,7 +223,7 @@ def output_metadata(
     imatrix: Imatrix | None,
     imatrix_name: str,
     repacking: Repacking | None = None,
-) -> dict[str, tuple[GGUFValueType, bytes]]:
+) -> dict[str, Encoded]:
     """The source's metadata with what a quantizer changes, in the order in which llama-quantize writes it.
 
     Changed keys move to the end: general.quantization_version, general.file_type, quantize.imatrix.*. A plain ggml type
@@ -224,11 +246,15 @@ def output_metadata(
         changed["quantize.imatrix.entries_count"] = (len(imatrix.entries), u32)
         if imatrix.chunk_count > 0:
             changed["quantize.imatrix.chunks_count"] = (imatrix.chunk_count, u32)
-    dropped = {*changed, *_SPLIT_KEYS, "general.file_type"}
+    dropped = {*changed, *SPLIT_KEYS, "general.file_type"}
     if target.base is not None:  # what was true of the source is not of the output
         dropped |= {key for key in source if key.startswith(PROVENANCE)}
     kept = {key: value for key, value in copied(source).items() if key not in dropped}
     return kept | {key: (kind, encode_value(value, kind)) for key, (value, kind) in changed.items()}
+
+
+def _moved_to_end(metadata: dict[str, Encoded], changed: dict[str, Encoded]) -> dict[str, Encoded]:
+    return {key: value for key, value in metadata.items() if key not in changed} | changed
 
 
 def hide_imatrix(plan: Plan) -> None:
@@ -249,7 +275,8 @@ def summary(plan: Plan) -> dict[GGMLType, tuple[int, int]]:
 
 
 def rows(plan: Plan) -> list[Mapping[str, Any]]:
-    """The plan as plain data: one entry per tensor."""
+    """The plan as plain data: one entry per tensor, with the number of its file where there are several."""
+    files = [number for number, count in enumerate(plan.shards, 1) for _ in range(count)]
     return [
         {
             "name": tensor.name,
@@ -258,6 +285,7 @@ def rows(plan: Plan) -> list[Mapping[str, Any]]:
             "type": tensor.type.name,
             "reason": tensor.reason,
             "bytes": tensor.target.n_bytes,
+            **({"file": files[index]} if files else {}),
         }
-        for tensor in plan.tensors
+        for index, tensor in enumerate(plan.tensors)
     ]

@@ -15,12 +15,12 @@ from threading import Lock
 import numpy as np
 from numpy.typing import NDArray
 
-from ..container import GGUFFile, GGUFWriter, ShardedGGUF
+from ..container import GGUFFile, GGUFWriter, ShardedGGUF, ShardedGGUFWriter
 from ..errors import QuantizeError, UsageError
 from ..files import check_output
 from ..formats import BlockFormat, Search, block_format, check_finite, read_only, rows_per_slab
 from ..imatrix import Imatrix
-from ..parallel import for_each
+from ..parallel import for_each, in_order
 from .identity import tensor_keys
 from .importance import importance_of
 from .journal import Journal, run_key
@@ -71,25 +71,27 @@ def run(
     Raises the plan's first problem, UsageError for a type that cannot be written or an output that is the input, and
     QuantizeError for weights that are NaN or infinite, with their place.
     """
-    check_output(output, [*source.paths, *(reuse.paths if reuse else [])])
+    writer = plan.writer(output)
+    for path in writer.paths:
+        check_output(path, [*source.paths, *(reuse.paths if reuse else [])])
     if plan.problems:
         raise plan.problems[0]
     check_formats(plan)
-    targets = [tensor.target for tensor in plan.tensors]
-    writer = GGUFWriter(output, plan.metadata, targets, plan.alignment, resumable=True)
     keys = tensor_keys(plan, source, imatrix, search)
     reused = reusable_tensors(reuse, plan, keys) if reuse else set()
-    journal = Journal(output, run_key(writer, source, keys))
+    journal = Journal(output, run_key(writer, source, keys), writer.paths)
     interrupted = False
     try:
         with writer:
-            resumed = {name for name, sha256 in journal.finished.items() if _sha256(writer, name) == sha256}
+            resumed = _verified(writer, journal.finished, threads)
             journal.open(resumed)
             result = Result(resumed, reused - resumed, {tensor.name: Errors() for tensor in plan.tensors if measure})
             work = _Work(source, plan, writer, journal, search, progress, reuse, result)
             for_each(
                 work, (slab for slab in slabs(plan, imatrix) if measure or slab.tensor.name not in resumed), threads
             )
+            writer.sync()
+            journal.whole()
     except KeyboardInterrupt:
         interrupted = True
         raise
@@ -107,7 +109,7 @@ class _Work:
         self,
         source: GGUFFile | ShardedGGUF,
         plan: Plan,
-        writer: GGUFWriter,
+        writer: GGUFWriter | ShardedGGUFWriter,
         journal: Journal,
         search: Search,
         progress: Progress | None,
@@ -124,14 +126,14 @@ class _Work:
     def __call__(self, slab: Slab) -> None:
         started = time.monotonic()
         name, rows = slab.tensor.name, slice(slab.first_row, slab.first_row + slab.n_rows)
-        data = self.source.data(name)[rows]
+        data = self.source.data(slab.tensor.source.name)[rows]
         if name in self.result.reused:
             self.writer.write_rows(name, slab.first_row, self.reuse.data(name)[rows])
         elif name not in self.result.resumed:
             self.writer.write_rows(name, slab.first_row, _converted(slab, data, self.search))
         if slab.tensor.searches:
             self._prove(slab, data, started)
-        self.source.release(name, slab.first_row, slab.n_rows)
+        self.source.release(slab.tensor.source.name, slab.first_row, slab.n_rows)
         with self.lock:
             self.rows_left[name] -= slab.n_rows
             whole = not self.rows_left[name] and name not in self.result.resumed
@@ -154,7 +156,14 @@ class _Work:
                 errors.merge(of_slab, time.monotonic() - started)
 
 
-def _sha256(writer: GGUFWriter, name: str) -> str:
+def _verified(writer: GGUFWriter | ShardedGGUFWriter, finished: dict[str, str], threads: int | None) -> set[str]:
+    """Names of tensors whose bytes are those that an earlier run has written."""
+    names = list(finished)
+    hashes = in_order(lambda name: _sha256(writer, name), names, threads)
+    return {name for name, sha256 in zip(names, hashes, strict=True) if finished[name] == sha256}
+
+
+def _sha256(writer: GGUFWriter | ShardedGGUFWriter, name: str) -> str:
     """Of a tensor's bytes in the file; "" for a tensor that is not in it."""
     if name not in writer.tensors:
         return ""

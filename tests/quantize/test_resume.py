@@ -140,7 +140,7 @@ def test_the_journal_names_tensors_as_they_become_whole(folder, monkeypatch):
         names = interrupt_after(7, monkeypatch)
         quantize(folder, "out.gguf")
     key, *lines = (json.loads(line) for line in journal_path(folder / "out.gguf").read_text().splitlines())
-    assert list(key) == ["key"] and [line["tensor"] for line in lines] == list(dict.fromkeys(names))
+    assert list(key) == ["key", "files"] and [line["tensor"] for line in lines] == list(dict.fromkeys(names))
 
 
 def test_a_writer_that_is_not_resumable_leaves_nothing_on_ctrl_c(folder):
