@@ -20,6 +20,12 @@ def token_statistics(base, other, target):
     return -log_p[target], -log_q[target], kld, int(np.argmax(base)) == int(np.argmax(other))
 
 
+def overlap(base, other):
+    """Sum of min(p, q) of one position."""
+    pairs = zip(log_softmax(base), log_softmax(other), strict=True)
+    return math.fsum(math.exp(min(pair)) for pair in pairs)
+
+
 def mean_and_uncertainty(values):
     """As perplexity.cpp does it: from the sums of values and of squares."""
     n = len(values)

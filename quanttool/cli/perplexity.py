@@ -93,15 +93,17 @@ def _compare(
     base: "Model", models: "dict[str, Model]", chunks: "Chunks", memory: int | None, quiet: bool
 ) -> "dict[str, Divergence]":
     """Divergence of each model from the base, in one pass over each model's file; printed when it is done."""
-    from ..evaluate import compare
+    from ..evaluate import ModelPredictions, compare
     from ..models.scratch import default_memory
 
     everyone = [base, *models.values()]
     share = (default_memory() if memory is None else memory) // len(everyone)
     with progress_bar("divergence", "tok", scale=True) as progress:
         passes = Passes(progress, chunks.tokens.size * len(everyone), share)
-        hidden = [chunks.scored(passes.hidden_states(model, chunks)) for model in everyone]
-    divergences = dict(zip(models, compare(base, everyone[1:], hidden[0], hidden[1:], chunks.targets), strict=True))
+        predictions = [
+            ModelPredictions(model, chunks.scored(passes.hidden_states(model, chunks))) for model in everyone
+        ]
+    divergences = dict(zip(models, compare(predictions[0], predictions[1:], chunks.targets), strict=True))
     if not quiet:
         for path, divergence in divergences.items():
             title = f"{path}:\n\n" if len(models) > 1 else ""

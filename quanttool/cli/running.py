@@ -42,7 +42,6 @@ def scored_likelihoods(model: "Model", chunks: "Chunks", hidden: Any) -> Any:
     from ..evaluate import negative_log_likelihood
 
     nll = negative_log_likelihood(model, chunks.scored(hidden), chunks.targets.ravel())
-    model.release_output()
     return nll.reshape(chunks.targets.shape)
 
 

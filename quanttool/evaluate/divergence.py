@@ -8,9 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import UsageError
-from ..kernels.log_softmax import kl_divergence
+from ..kernels.log_softmax import add_divergence, add_overlap
 from ..parallel import for_each_slab
-from .perplexity import ROWS_PER_THREAD, LanguageModel, Rows, normalizers, rows_at_a_time
+from .predictions import ROWS_PER_THREAD, Logits, Normalizer, Part, Predictions, parts
 from .statistics import Estimate, correlation, covariance, difference, exponential, mean, root, share
 
 # Fractions of the sorted values that llama-perplexity prints
@@ -25,16 +25,19 @@ class Divergence:
     nll_base, nll:  f64, -log p(target) in nats
     kld:            f64, divergence of the model's distribution from the base's, nats
     same_top:       bool, both find the same token most likely
+    overlap:        f64, sum of min(p, q) over the vocabulary, if it was asked for
     """
 
     nll_base: NDArray[np.float64]
     nll: NDArray[np.float64]
     kld: NDArray[np.float64]
     same_top: NDArray[np.bool_]
+    overlap: NDArray[np.float64] | None = None
 
     def first_chunks(self, n: int) -> "Divergence":
         """The same over the first n chunks."""
-        return Divergence(self.nll_base[:n], self.nll[:n], self.kld[:n], self.same_top[:n])
+        overlap = None if self.overlap is None else self.overlap[:n]
+        return Divergence(self.nll_base[:n], self.nll[:n], self.kld[:n], self.same_top[:n], overlap)
 
     @cached_property
     def ppl(self) -> Estimate:
@@ -98,16 +101,12 @@ def _quantiles(values: NDArray[np.float64], fractions: Sequence[float]) -> dict[
 
 
 def compare(
-    base: LanguageModel,
-    models: Sequence[LanguageModel],
-    base_hidden: Rows,
-    hidden: Sequence[Rows],
-    targets: NDArray[np.int32],
+    base: Predictions, models: Sequence[Predictions], targets: NDArray[np.int32], overlap: bool = False
 ) -> list[Divergence]:
-    """Compare models with a base model on the same text, a few rows of logits at a time.
+    """Compare models with a base on the same text, a few logits at a time.
 
-    base_hidden, hidden:  f32 [n_chunks * n_scored, n_embd], each model's own scored hidden states
-    targets:              i32 [n_chunks, n_scored]
+    targets:  i32 [n_chunks, n_scored]
+    overlap:  also take the overlap, which goes through all logits a second time
 
     Raises UsageError if the vocabularies differ in size, ModelError if logits are not finite.
     """
@@ -117,33 +116,66 @@ def compare(
                 f"the vocabularies differ: the base model has {base.n_vocab} tokens, the other {model.n_vocab}; "
                 "compare models of one family"
             )
-    results = [_empty(targets.shape) for _ in models]
-    targets = targets.ravel()
-    step = rows_at_a_time(base.n_vocab)
-    for start in range(0, len(targets), step):
-        rows = slice(start, start + step)
-        target = np.arange(len(targets[rows])), targets[rows]
-        base_logits = base.output_logits(base_hidden[rows])
-        base_lse, base_top = normalizers(base_logits)
-        for model, states, result in zip(models, hidden, results, strict=True):
-            logits = model.output_logits(states[rows])
-            lse, top = normalizers(logits)
-            result.nll_base.reshape(-1)[rows] = base_lse - base_logits[target]
-            result.nll.reshape(-1)[rows] = lse - logits[target]
-            result.kld.reshape(-1)[rows] = _divergences(base_logits, base_lse, logits, lse)
-            result.same_top.reshape(-1)[rows] = top == base_top
-    return results
+    of_base = Normalizer(targets.ravel(), base.is_normalized)
+    sums = [_DivergenceSums(targets.ravel(), base.floor) for _ in models]
+    for part in parts([base, *models]):
+        of_base.add(part, part.logits[0])
+        for one, logits in zip(sums, part.logits[1:], strict=True):
+            one.add(part, part.logits[0], logits, of_base.highest)
+    base_lse, base_nll = of_base.lse(), of_base.nll()
+    shared = (
+        _overlaps(base, models, base_lse, [one.normalizer.lse() for one in sums]) if overlap else [None] * len(sums)
+    )
+    return [
+        Divergence(
+            nll_base=base_nll.reshape(targets.shape),
+            nll=one.normalizer.nll().reshape(targets.shape),
+            kld=one.divergence(base_lse).reshape(targets.shape),
+            same_top=(one.normalizer.top == of_base.top).reshape(targets.shape),
+            overlap=None if own is None else own.reshape(targets.shape),
+        )
+        for one, own in zip(sums, shared, strict=True)
+    ]
 
 
-def _empty(shape: tuple[int, ...]) -> Divergence:
-    return Divergence(np.empty(shape), np.empty(shape), np.empty(shape), np.empty(shape, bool))
+class _DivergenceSums:
+    """What is summed up for one model and every row; see `add_divergence`."""
+
+    def __init__(self, targets: NDArray[np.int32], floor: float):
+        self.normalizer, self._floor = Normalizer(targets), floor
+        self._shift, self._weighted, self._mass = np.full(len(targets), -np.inf), *np.zeros((2, len(targets)))
+
+    def add(self, part: Part, base: Logits, logits: Logits, highest: NDArray[np.float64]) -> None:
+        self.normalizer.add(part, logits)
+        highest = highest[part.rows]
+        shift, weighted, mass = self._shift[part.rows], self._weighted[part.rows], self._mass[part.rows]
+
+        def work(rows: slice) -> None:
+            add_divergence(
+                base[rows], logits[rows], self._floor, highest[rows], shift[rows], weighted[rows], mass[rows]
+            )
+
+        for_each_slab(work, len(logits), ROWS_PER_THREAD)
+
+    def divergence(self, base_lse: NDArray[np.float64]) -> NDArray[np.float64]:
+        """sum of p * (log p - log q) of every row, with log p = base logit - base_lse and log q likewise."""
+        offset = self.normalizer.lse() - base_lse
+        return np.exp(self._shift - base_lse) * (self._weighted + self._mass * offset)
 
 
-def _divergences(base_logits, base_lse, logits, lse) -> NDArray[np.float64]:
-    kld = np.empty(len(lse))
+def _overlaps(
+    base: Predictions,
+    models: Sequence[Predictions],
+    base_lse: NDArray[np.float64],
+    lses: Sequence[NDArray[np.float64]],
+) -> list[NDArray[np.float64]]:
+    overlaps = [np.zeros(len(base_lse)) for _ in models]
+    for part in parts([base, *models]):
+        for logits, lse, overlap in zip(part.logits[1:], lses, overlaps, strict=True):
+            arrays = part.logits[0], base_lse[part.rows], logits, lse[part.rows], overlap[part.rows]
 
-    def work(rows: slice) -> None:
-        kl_divergence(base_logits[rows], base_lse[rows], logits[rows], lse[rows], kld[rows])
+            def work(rows: slice, arrays=arrays) -> None:
+                add_overlap(*(array[rows] for array in arrays))
 
-    for_each_slab(work, len(lse), ROWS_PER_THREAD)
-    return kld
+            for_each_slab(work, len(logits), ROWS_PER_THREAD)
+    return overlaps

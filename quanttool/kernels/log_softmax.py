@@ -1,4 +1,8 @@
-"""Statistics of logits, without ever forming the probabilities. Exponentials and their sums are float64."""
+"""Statistics of logits, a part of the vocabulary at a time. Exponentials and their sums are float64.
+
+A sum of exponentials is kept relative to the largest logit so far, and scaled down when a larger one comes: so nothing
+overflows, and no row of logits ever has to exist as a whole.
+"""
 
 import math
 
@@ -28,39 +32,74 @@ def exp(x):
 
 
 @fast_kernel
-def log_sum_exp(logits, lse, top):
-    """Log of the sum of exponentials, and the place of the (first) largest logit, per row.
+def add_logits(logits, first_token, highest, total, top):
+    """Add the logits of tokens from `first_token` on to what is known of each row: tokens come a part at a time.
 
-    logits f32 [n_rows, n_vocab] -> lse f64 [n_rows], top i32 [n_rows]. A NaN logit makes its row's lse NaN.
+    logits f32 [n_rows, n_tokens]; per row, so far: highest f64, the largest logit (-inf at the start); total f64, the
+    sum of e^(logit - highest); top i32, the (first) token of the largest. A NaN or +inf makes its row's total NaN.
     """
     for row in range(logits.shape[0]):
         line = logits[row]
-        highest = LOWEST
+        key = LOWEST
         for token in range(line.shape[0]):
-            highest = max(highest, in_order(line[token]))
+            key = max(key, in_order(line[token]))
         best = 0
-        while in_order(line[best]) != highest:
+        while in_order(line[best]) != key:
             best += 1
-        shift = np.float64(line[best])
-        total = 0.0
+        shift = highest[row]
+        if not np.float64(line[best]) <= shift:
+            shift = np.float64(line[best])
+            total[row] *= exp(highest[row] - shift)
+            highest[row], top[row] = shift, first_token + best
+        if shift == -np.inf:
+            continue
+        part = 0.0
         for token in range(line.shape[0]):
-            total += exp(np.float64(line[token]) - shift)
-        lse[row], top[row] = shift + math.log(total), best
+            part += exp(np.float64(line[token]) - shift)
+        total[row] += part
 
 
 @fast_kernel
-def kl_divergence(base, base_lse, other, other_lse, divergence):
-    """sum over tokens of p * (log p - log q), per row; p = softmax(base), q = softmax(other).
+def add_divergence(base, other, floor, highest, shift, weighted, mass):
+    """Add the same part of two models' logits to sums over tokens with w = e^(base logit - highest).
 
-    base, other f32 [n_rows, n_vocab], their log_sum_exp f64 [n_rows] -> divergence f64 [n_rows], in nats.
-    The logits are subtracted first: equal rows give exactly 0, and a common shift cancels.
+    base, other f32 [n_rows, n_tokens]; highest f64 [n_rows], the base's largest logit so far (`add_logits`). Per row:
+    weighted f64, sum of w * (base logit - other logit); mass f64, sum of w; shift f64, the highest that both are
+    relative to. Tokens whose base logit is not above `floor` count as nothing: -inf leaves out forbidden tokens.
+    Equal rows add exactly 0 to `weighted`.
     """
     for row in range(base.shape[0]):
         line, other_line = base[row], other[row]
-        lse, offset = base_lse[row], base_lse[row] - other_lse[row]
-        total = 0.0
+        if highest[row] == -np.inf:
+            continue
+        if shift[row] != highest[row]:
+            factor = exp(shift[row] - highest[row])
+            weighted[row] *= factor
+            mass[row] *= factor
+            shift[row] = highest[row]
+        largest, sum_weighted, sum_mass = highest[row], 0.0, 0.0
         for token in range(line.shape[0]):
             logit = np.float64(line[token])
-            term = exp(logit - lse) * (logit - np.float64(other_line[token]) - offset)
-            total += 0.0 if line[token] == -np.inf else term  # -inf counts as nothing, and not as 0 * inf
-        divergence[row] = total
+            w = exp(logit - largest)
+            counts = logit > floor
+            sum_weighted += w * (logit - np.float64(other_line[token])) if counts else 0.0
+            sum_mass += w if counts else 0.0
+        weighted[row] += sum_weighted
+        mass[row] += sum_mass
+
+
+@fast_kernel
+def add_overlap(base, base_lse, other, other_lse, overlap):
+    """Add min(p, q) of a part of the tokens to overlap f64 [n_rows]; p = e^(base - base_lse), q likewise.
+
+    base, other f32 [n_rows, n_tokens]; base_lse, other_lse f64 [n_rows], over all tokens.
+    """
+    for row in range(base.shape[0]):
+        line, other_line = base[row], other[row]
+        lse, other_offset = base_lse[row], base_lse[row] - other_lse[row]
+        part = 0.0
+        for token in range(line.shape[0]):
+            log_p = np.float64(line[token]) - lse
+            log_q = np.float64(other_line[token]) - lse + other_offset
+            part += exp(log_p if log_p < log_q else log_q)
+        overlap[row] += part

@@ -222,6 +222,22 @@ class Model:
             logits = self.output(hidden)
         return self.scale_logits(logits)
 
+    def output_part(self, tokens: slice) -> Callable[[Array], Array]:
+        """The same for a part of the vocabulary, expanded only as long as the function lives.
+
+        tokens:  a slice that begins at a multiple of 256, so that types that weave rows together stay whole
+
+        Returns a function f32 [n, n_embd] -> f32 [n, n_tokens].
+        """
+        product = self.output.part(tokens)
+        self.file.release(self.output.name, tokens.start, tokens.stop - tokens.start)
+
+        def logits(hidden: Array) -> Array:
+            with blas.threads(1):
+                return self.scale_logits(product(np.ascontiguousarray(hidden, np.float32)))
+
+        return logits
+
     def release_output(self) -> None:
         """Give back the memory of the expanded output matrix; `output_logits` expands it anew when called again."""
         self.output.release()

@@ -185,6 +185,19 @@ class Linear:
     def release(self) -> None:
         self._weight = None
 
+    def part(self, rows: slice) -> Callable[[Array], Array]:
+        """The product with some rows of the weight alone: a function [n, n_in] -> [n, n_rows], seen by no observer."""
+        weight = self._tensors.weight(self.name, self.precision, rows)
+        bias = None if self.bias is None else self.bias[rows]
+
+        def product(x: Array) -> Array:
+            out = weight(x, default_threads())
+            if bias is not None:
+                out += bias
+            return out
+
+        return product
+
     def is_finite(self) -> bool:
         return bool(np.isfinite(self._tensors.expand(self.name)).all())
 

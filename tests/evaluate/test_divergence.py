@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from quanttool.errors import ModelError, UsageError
-from quanttool.evaluate import compare, perplexity
+from quanttool.evaluate import ModelPredictions, compare, predictions
 from tests import naive_evaluate as naive
 from tests.evaluate.fake import FakeModel, hidden_states, targets
 
@@ -17,10 +17,11 @@ def pair():
     return FakeModel(scale=2), FakeModel(seed=9, scale=2)
 
 
-def run(base, *models, states=None):
+def run(base, *models, states=None, overlap=False):
     hidden = hidden_states(N)
     states = states or [hidden + 0.1 * hidden_states(N, seed=5 + i) for i in range(len(models))]
-    return hidden, states, compare(base, models, hidden, states, targets(SHAPE))
+    others = [ModelPredictions(model, own) for model, own in zip(models, states, strict=True)]
+    return hidden, states, compare(ModelPredictions(base, hidden), others, targets(SHAPE), overlap)
 
 
 def expected_statistics(base, other, hidden, states):
@@ -39,9 +40,9 @@ def test_token_by_token(pair):
 
 def test_several_models_in_one_go_equal_each_alone(pair):
     base, other = pair
-    hidden, states, together = run(base, other, base)
+    _, states, together = run(base, other, base)
     for model, own, result in zip((other, base), states, together, strict=True):
-        (alone,) = compare(base, [model], hidden, [own], targets(SHAPE))
+        _, _, (alone,) = run(base, model, states=[own])
         assert np.array_equal(alone.kld, result.kld) and np.array_equal(alone.nll, result.nll)
 
 
@@ -72,15 +73,28 @@ def test_tokens_that_both_forbid_count_as_nothing():
     base = FakeModel(scale=2)
     logits = base.output_logits
     base.output_logits = lambda hidden: np.where(np.arange(50) == 3, np.float32(-np.inf), logits(hidden))
-    (found,) = compare(base, [base], hidden_states(N), [hidden_states(N, seed=8)], np.zeros(SHAPE, np.int32))
+    _, _, (found,) = run(base, base, states=[hidden_states(N, seed=8)])
     assert np.isfinite(found.kld).all() and (found.kld > 0).all()
 
 
-def test_rows_at_a_time_make_no_difference(pair, monkeypatch):
-    *_, (whole,) = run(*pair)
-    monkeypatch.setattr(perplexity, "LOGIT_BYTES", 7 * 4 * 50)
-    *_, (slabs,) = run(*pair)
-    np.testing.assert_allclose(slabs.kld, whole.kld, atol=1e-6)
+@pytest.mark.parametrize(("rows", "tokens"), [(7, 50), (7, 16), (1, 1)])
+def test_rows_and_tokens_at_a_time_make_no_difference(pair, monkeypatch, rows, tokens):
+    *_, (whole,) = run(*pair, overlap=True)
+    monkeypatch.setattr(predictions, "TOKENS_MULTIPLE", 1)
+    monkeypatch.setattr(predictions, "WEIGHT_BYTES", tokens * 2 * 4 * pair[0].n_embd)
+    monkeypatch.setattr(predictions, "LOGIT_BYTES", rows * 4 * tokens)
+    *_, (parts,) = run(*pair, overlap=True)
+    for name in ("nll_base", "nll", "kld", "overlap"):
+        np.testing.assert_allclose(getattr(parts, name), getattr(whole, name), atol=1e-6, err_msg=name)
+    assert np.array_equal(parts.same_top, whole.same_top)
+
+
+def test_overlap(pair):
+    hidden, (states,), (found,) = run(*pair, overlap=True)
+    rows = zip(pair[0].output_logits(hidden), pair[1].output_logits(states), strict=True)
+    expected = np.array([naive.overlap(*row) for row in rows]).reshape(SHAPE)
+    np.testing.assert_allclose(found.overlap, expected, rtol=1e-12)
+    assert np.array_equal(found.first_chunks(2).overlap, found.overlap[:2])
 
 
 def test_statistics(pair):

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from quanttool.errors import ModelError
-from quanttool.evaluate import Perplexity, negative_log_likelihood, perplexity, split
+from quanttool.evaluate import Perplexity, negative_log_likelihood, predictions, split
 from quanttool.models import load_model
 from quanttool.tokenizer import load_tokenizer
 from tests import naive_evaluate as naive
@@ -25,9 +25,9 @@ def test_likelihoods(scale):
 def test_rows_at_a_time_make_no_difference(monkeypatch):
     model, hidden, target = FakeModel(), hidden_states(40), targets(40)
     whole = negative_log_likelihood(model, hidden, target)
-    monkeypatch.setattr(perplexity, "LOGIT_BYTES", 3 * 4 * model.n_vocab)
+    monkeypatch.setattr(predictions, "LOGIT_BYTES", 3 * 4 * model.n_vocab)
     np.testing.assert_allclose(negative_log_likelihood(model, hidden, target), whole, atol=1e-6)
-    monkeypatch.setattr(perplexity, "LOGIT_BYTES", 1)
+    monkeypatch.setattr(predictions, "LOGIT_BYTES", 1)
     np.testing.assert_allclose(negative_log_likelihood(model, hidden, target), whole, atol=1e-6)
 
 

@@ -185,3 +185,10 @@ def test_nan_names_layer_and_chunk(tmp_path):
     chunks[2, 6] = 100
     with pytest.raises(ModelError, match="chunk 3 are not finite after layer 0"):
         model.hidden_states(chunks)
+
+
+def test_parts_of_the_output_are_columns_of_the_whole(llama):
+    hidden = np.random.default_rng(3).standard_normal((5, llama.n_embd), dtype=np.float32)
+    whole = llama.output_logits(hidden)
+    parts = [llama.output_part(slice(*edges))(hidden) for edges in ((0, 64), (64, 128))]
+    np.testing.assert_allclose(np.concatenate(parts, axis=1), whole, rtol=1e-6, atol=1e-5)
