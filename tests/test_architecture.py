@@ -26,6 +26,9 @@ ALLOWED = {
     "imatrix": GROUND | {"container", "kernels"},
     "quantize": GROUND | {"container", "formats", "recipes", "imatrix"},
     "models": GROUND | {"container", "formats", "kernels", "tokenizer"},
+    "sensitivity": GROUND | {"container", "formats"},
+    "optimize": GROUND | {"container", "recipes"},
+    "plots": set(),
     "evaluate": GROUND | {"kernels", "tokenizer"},
     "cli": None,  # wires everything
     "__init__": None,

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 import click
 
 from .console import json_option, note, print_json, print_table
+from .recipe_optimize import command as optimize
 from .recipes import DIALECTS, dialect_option
 
 if TYPE_CHECKING:
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
 EPILOG = """
 \b
 RECIPE is a file of REGEX=TYPE lines, a TOML file, or the text itself:
+  quanttool recipe optimize model-f16.gguf --sensitivity model.json --size 4.2GiB -o my.toml
   quanttool recipe show model-f16.gguf 'attn_v=Q8_0,ffn_down_exps=IQ4_XS' --type IQ3_M
   quanttool recipe lint my.recipe model-f16.gguf
   quanttool recipe extract model-UD-Q4_K_XL.gguf -o xl.toml
@@ -27,7 +29,10 @@ type_option = click.option("--type", "type_name", metavar="TYPE", help="TYPE of 
 
 @click.group(epilog=EPILOG)
 def command() -> None:
-    """Look at recipes, check them, take them from a file, convert them."""
+    """Find the best recipe for a size; look at recipes, check them, take them from a file, convert them."""
+
+
+command.add_command(optimize, "optimize")
 
 
 @command.command()

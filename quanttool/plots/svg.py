@@ -1,0 +1,136 @@
+"""A few charts as SVG."""
+
+import math
+from collections.abc import Mapping, Sequence
+from html import escape
+
+WIDTH, HEIGHT = 640, 360
+LEFT, RIGHT, TOP, BOTTOM = 70, 20, 20, 50
+COLORS = ("#1f6feb", "#d1480f", "#2da44e", "#8250df", "#9a6700", "#cf222e")
+Points = Sequence[tuple[float, float]]
+
+
+def line_chart(
+    series: Mapping[str, Points],
+    x_label: str,
+    y_label: str,
+    log_y: bool = False,
+    marks: Mapping[str, tuple[float, float]] | None = None,
+    lines: bool = True,
+    log_x: bool = False,
+) -> str:
+    """Series of (x, y) as lines with points, `marks` as named crosses; logarithmic axes need positive values."""
+    every = [point for points in series.values() for point in points] + list((marks or {}).values())
+    x_axis = _Axis([x for x, _ in every], LEFT, WIDTH - RIGHT, log_x)
+    y_axis = _Axis([y for _, y in every], HEIGHT - BOTTOM, TOP, log_y)
+    body = [_grid(x_axis, y_axis, x_label, y_label)]
+    for (name, points), color in zip(series.items(), COLORS * len(series), strict=False):
+        places = [(x_axis.at(x), y_axis.at(y)) for x, y in points]
+        if lines and len(places) > 1:
+            path = " ".join(f"{x:.1f},{y:.1f}" for x, y in places)
+            body.append(f'<polyline points="{path}" fill="none" stroke="{color}" stroke-width="2"/>')
+        for (x, y), (px, py) in zip(points, places, strict=True):
+            title = f"<title>{escape(name)}: {x:.4g}, {y:.4g}</title>"
+            body.append(f'<circle cx="{px:.1f}" cy="{py:.1f}" r="3.5" fill="{color}">{title}</circle>')
+    for name, (x, y) in (marks or {}).items():
+        px, py = x_axis.at(x), y_axis.at(y)
+        body.append(f'<path d="M{px - 4:.1f} {py - 4:.1f}l8 8m0 -8l-8 8" stroke="#57606a" stroke-width="2"/>')
+        body.append(f'<text x="{px + 7:.1f}" y="{py - 5:.1f}" font-size="11">{escape(name)}</text>')
+    body.append(_legend(list(series)))
+    return _svg("".join(body), WIDTH, HEIGHT)
+
+
+def table_map(
+    rows: Sequence[str], columns: Sequence[str], cells: Mapping[tuple[str, str], tuple[float, str]], label: str
+) -> str:
+    """Coloured cells: (row, column) -> (0 to 1, text); light for 0, dark for 1; absent cells stay white."""
+    cell_width, cell_height, left, top = 66, 18, 60, 60
+    body = []
+    for j, column in enumerate(columns):
+        x = left + j * cell_width + cell_width / 2
+        body.append(f'<text x="{x}" y="{top - 8}" font-size="10" text-anchor="middle">{escape(column)}</text>')
+    for i, row in enumerate(rows):
+        y = top + i * cell_height
+        body.append(f'<text x="{left - 6}" y="{y + 13}" font-size="11" text-anchor="end">{escape(row)}</text>')
+        for j, column in enumerate(columns):
+            if (row, column) not in cells:
+                continue
+            shade, text = cells[row, column]
+            x = left + j * cell_width
+            ink = "#fff" if shade > 0.55 else "#1f2328"
+            body.append(
+                f'<rect x="{x}" y="{y}" width="{cell_width - 1}" height="{cell_height - 1}" fill="{_shade(shade)}"/>'
+                f'<text x="{x + cell_width / 2}" y="{y + 12.5}" font-size="10" text-anchor="middle" fill="{ink}">'
+                f"{escape(text)}</text>"
+            )
+    body.append(f'<text x="{left}" y="20" font-size="12">{escape(label)}</text>')
+    return _svg("".join(body), left + len(columns) * cell_width + 20, top + len(rows) * cell_height + 20)
+
+
+class _Axis:
+    """Values to pixels."""
+
+    def __init__(self, values: Sequence[float], start: float, end: float, log: bool):
+        self.log, self.start, self.end = log, start, end
+        self.low, self.high = min(map(self._scaled, values)), max(map(self._scaled, values))
+        margin = 0.05 * (self.high - self.low) or 0.5
+        self.low, self.high = self.low - margin, self.high + margin
+
+    def _scaled(self, value: float) -> float:
+        return math.log10(value) if self.log else value
+
+    def at(self, value: float) -> float:
+        return self.start + (self._scaled(value) - self.low) / (self.high - self.low) * (self.end - self.start)
+
+    def ticks(self) -> list[float]:
+        if self.log:
+            decades = range(math.floor(self.low), math.ceil(self.high) + 1)
+            ticks = [m * 10.0**decade for decade in decades for m in (1, 2, 5)]
+        else:
+            step = 10 ** math.floor(math.log10(self.high - self.low))
+            step *= 0.2 if (self.high - self.low) / step < 2 else 0.5 if (self.high - self.low) / step < 5 else 1
+            ticks = [i * step for i in range(math.ceil(self.low / step), math.floor(self.high / step) + 1)]
+        return [tick for tick in ticks if self.low <= self._scaled(tick) <= self.high]
+
+
+def _grid(x_axis: _Axis, y_axis: _Axis, x_label: str, y_label: str) -> str:
+    parts, below = [], HEIGHT - BOTTOM + 16
+    for tick in x_axis.ticks():
+        x = x_axis.at(tick)
+        parts.append(f'<path d="M{x:.1f} {TOP}V{HEIGHT - BOTTOM}" stroke="#d0d7de"/>')
+        parts.append(f'<text x="{x:.1f}" y="{below}" font-size="11" text-anchor="middle">{tick:g}</text>')
+    for tick in y_axis.ticks():
+        y = y_axis.at(tick)
+        parts.append(f'<path d="M{LEFT} {y:.1f}H{WIDTH - RIGHT}" stroke="#d0d7de"/>')
+        parts.append(f'<text x="{LEFT - 6}" y="{y + 4:.1f}" font-size="11" text-anchor="end">{tick:g}</text>')
+    middle = (TOP + HEIGHT - BOTTOM) / 2
+    parts.append(
+        f'<text x="{(LEFT + WIDTH - RIGHT) / 2}" y="{HEIGHT - 10}" font-size="12" text-anchor="middle">'
+        f"{escape(x_label)}</text>"
+        f'<text transform="translate(16 {middle}) rotate(-90)" font-size="12" text-anchor="middle">'
+        f"{escape(y_label)}</text>"
+    )
+    return "".join(parts)
+
+
+def _legend(names: list[str]) -> str:
+    if len(names) < 2:
+        return ""
+    return "".join(
+        f'<text x="{WIDTH - RIGHT - 4}" y="{TOP + 14 + 16 * i}" font-size="12" text-anchor="end" '
+        f'fill="{COLORS[i % len(COLORS)]}">{escape(name)}</text>'
+        for i, name in enumerate(names)
+    )
+
+
+def _shade(share: float) -> str:
+    light, dark = (233, 242, 255), (10, 48, 105)
+    return "#" + "".join(f"{round(a + (b - a) * min(max(share, 0), 1)):02x}" for a, b in zip(light, dark, strict=True))
+
+
+def _svg(body: str, width: float, height: float) -> str:
+    return (
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width:g} {height:g}" width="{width:g}" '
+        f'height="{height:g}" font-family="sans-serif" fill="#1f2328"><rect width="100%" height="100%" fill="#fff"/>'
+        f"{body}</svg>\n"
+    )
