@@ -11,6 +11,7 @@ from .quantize_report import write_report
 from .recipes import dialect_option, given_rules
 
 if TYPE_CHECKING:
+    from ..container import TensorInfo
     from ..imatrix import Imatrix
     from ..quantize.plan import Plan
     from ..recipes.repack import Repacking
@@ -85,6 +86,9 @@ Examples:
 @click.option("--keep-split", is_flag=True, help="Cut the output into files as the input is cut.")
 @click.option("--no-provenance", is_flag=True, help="Do not write into the file how it was made.")
 @click.option("--dry-run", is_flag=True, help="Show the plan with its exact sizes; OUT.gguf may be left out.")
+@click.option(
+    "--memory", type=Size(), metavar="SIZE", help="Memory to take at most, as 1GB; mapped files do not count."
+)
 @threads_option
 @json_option
 def command(
@@ -118,6 +122,7 @@ def command(
     keep_split: bool,
     no_provenance: bool,
     dry_run: bool,
+    memory: int | None,
     threads: int | None,
     as_json: bool,
 ) -> None:
@@ -160,7 +165,7 @@ def command(
                 check_output(written, inputs)
     imatrix = None
     if imatrix_path:
-        imatrix = _imatrix(imatrix_path, include_weights, exclude_weights, imatrix_rules, list(source.tensors))
+        imatrix = _imatrix(imatrix_path, include_weights, exclude_weights, imatrix_rules, list(source.tensors.values()))
     plan = make_plan(
         source.metadata,
         source.tensors.values(),
@@ -201,6 +206,7 @@ def command(
                 progress=progress,
                 reuse=reuse,
                 measure=bool(report_path),
+                memory=memory,
             )
     except KeyboardInterrupt:
         raise KeyboardInterrupt(f"the same command goes on from {output}.part") from None
@@ -229,17 +235,19 @@ def _output_and_type(words: tuple[str, ...], dry_run: bool, base: str) -> tuple[
     raise click.UsageError("expected IN.gguf OUT.gguf TYPE" + (" or IN.gguf TYPE" if dry_run else ""))
 
 
-def _imatrix(path: str, include: tuple[str, ...], exclude: tuple[str, ...], rules: str, names: list[str]) -> "Imatrix":
-    """The imatrix as it will be used for a model with tensors `names`."""
+def _imatrix(
+    path: str, include: tuple[str, ...], exclude: tuple[str, ...], rules: str, tensors: "list[TensorInfo]"
+) -> "Imatrix":
+    """The imatrix as it will be used for a model with these tensors."""
     from ..imatrix import load
     from ..imatrix.gaps import add_aliases, selected, shrink_experts
 
     if include and exclude:
         raise click.UsageError("--include-weights and --exclude-weights exclude each other")
-    imatrix = selected(load(path), include, exclude)
+    imatrix = selected(load(path, in_memory=False), include, exclude)
     if rules == "llama.cpp":
         return imatrix
-    imatrix, unseen = shrink_experts(add_aliases(imatrix, names))
+    imatrix, unseen = shrink_experts(add_aliases(imatrix, tensors))
     if unseen:
         warn(f"the imatrix never saw {unseen} of its matrices (experts); they get the average of their tensor")
     return imatrix

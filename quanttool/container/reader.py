@@ -248,10 +248,12 @@ class GGUFFile:
         flat = np.frombuffer(self._map, np.uint8, tensor.n_bytes, self.data_start + tensor.offset)
         return flat.reshape(tensor.n_rows, tensor.row_bytes)
 
-    def will_need(self, name: str) -> None:
-        """Have the system start to read a tensor, without waiting for it."""
+    def will_need(self, name: str, first_row: int = 0, n_rows: int | None = None) -> None:
+        """Have the system start to read a tensor, or some rows of it, without waiting for them."""
         tensor = self.tensors[name]
-        self._advise("MADV_WILLNEED", self.data_start + tensor.offset, tensor.n_bytes)
+        n_rows = tensor.n_rows - first_row if n_rows is None else n_rows
+        start = self.data_start + tensor.offset + first_row * tensor.row_bytes
+        self._advise("MADV_WILLNEED", start, n_rows * tensor.row_bytes)
 
     def release(self, name: str, first_row: int, n_rows: int) -> None:
         """Let the system take back the memory of rows that were read; they are read anew when touched again."""

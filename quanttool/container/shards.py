@@ -96,9 +96,9 @@ class ShardedGGUF:
         """Bytes of a tensor, u8 [n_rows, row_bytes]; see `GGUFFile.data`."""
         return self._file_of[name].data(name)
 
-    def will_need(self, name: str) -> None:
+    def will_need(self, name: str, first_row: int = 0, n_rows: int | None = None) -> None:
         """See `GGUFFile.will_need`."""
-        self._file_of[name].will_need(name)
+        self._file_of[name].will_need(name, first_row, n_rows)
 
     def release(self, name: str, first_row: int, n_rows: int) -> None:
         """See `GGUFFile.release`."""
@@ -187,3 +187,7 @@ class ShardedGGUFWriter:
     def read_tensor(self, name: str) -> Iterator[bytes]:
         """See `GGUFWriter.read_tensor`."""
         return self._file_of[name].read_tensor(name)
+
+    def start_writing(self, name: str) -> None:
+        """See `GGUFWriter.start_writing`."""
+        self._file_of[name].start_writing(name)

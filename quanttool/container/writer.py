@@ -131,6 +131,13 @@ class GGUFWriter:
         for position in range(start, start + tensor.n_bytes, READ_BYTES):
             yield os.pread(self._fd, min(READ_BYTES, start + tensor.n_bytes - position), position)
 
+    def start_writing(self, name: str) -> None:
+        """Have the system bring a tensor to the disk now, while others are computed, rather than all at the end."""
+        tensor = self.tensors[name]
+        if hasattr(os, "posix_fadvise"):  # not on every platform
+            start = self.data_start + tensor.offset
+            os.posix_fadvise(self._fd, start, tensor.n_bytes, os.POSIX_FADV_DONTNEED)
+
 
 def copied(metadata: Metadata) -> dict[str, tuple[GGUFValueType, bytes]]:
     """A file's metadata in the form that the writer takes, to be changed and written again."""

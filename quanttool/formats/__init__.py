@@ -95,9 +95,9 @@ def read_only(array: NDArray) -> NDArray:
     return view
 
 
-def rows_per_slab(n_cols: int, multiple: int = 1) -> int:
-    """Rows of about SLAB_VALUES values, a multiple of the rows that the type weaves together."""
-    rows = max(1, SLAB_VALUES // max(n_cols, 1))
+def rows_per_slab(n_cols: int, multiple: int = 1, n_values: int | None = None) -> int:
+    """Rows of about `n_values` values (SLAB_VALUES), a multiple of the rows that the type weaves together."""
+    rows = max(1, (n_values or SLAB_VALUES) // max(n_cols, 1))
     return max(multiple, rows // multiple * multiple)
 
 

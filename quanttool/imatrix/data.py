@@ -1,5 +1,6 @@
 """What an imatrix holds: how strongly each input channel of each weight is used."""
 
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -35,11 +36,30 @@ class Entry:
         return np.divide(sums, counts, out=np.ones_like(sums), where=counts > 0)
 
 
+class LazyEntries(Mapping[str, Entry]):
+    """Entries that are made when asked for and not kept: experts' importance can be larger than what memory is for."""
+
+    def __init__(self, makers: Mapping[str, Callable[[], Entry]]):
+        self._makers = dict(makers)
+
+    def __getitem__(self, name: str) -> Entry:
+        return self._makers[name]()
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._makers)
+
+    def __len__(self) -> int:
+        return len(self._makers)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._makers
+
+
 @dataclass
 class Imatrix:
     """Sums of squared activations per weight tensor, and where they come from.
 
-    entries:             weight tensor name -> Entry
+    entries:             weight tensor name -> Entry; LazyEntries where they are only read
     datasets:            names of the texts, first to last
     chunk_count:         chunks of text that were run
     chunk_size:          tokens per chunk; 0 if unknown (a legacy file): then counts are calls, not rows
@@ -47,7 +67,7 @@ class Imatrix:
     provenance:          what else is known about the run: key (without prefix) -> text
     """
 
-    entries: dict[str, Entry] = field(default_factory=dict)
+    entries: Mapping[str, Entry] = field(default_factory=dict)
     datasets: list[str] = field(default_factory=list)
     chunk_count: int = 0
     chunk_size: int = 0

@@ -11,8 +11,10 @@ themselves, and keys quanttool.imatrix.*, where the data comes from. Dat, all li
 Source: llama.cpp common/imatrix-loader.cpp and tools/imatrix/imatrix.cpp (save_imatrix, save_imatrix_legacy).
 """
 
+import mmap
 import os
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +26,7 @@ from ..container.writer import encode_value
 from ..errors import FileFormatError, ImatrixError, UsageError
 from ..files import atomic_output
 from ..ggml_types import ggml_type
-from .data import Entry, Imatrix
+from .data import Entry, Imatrix, LazyEntries
 
 SUMS_SUFFIX = ".in_sum2"
 COUNTS_SUFFIX = ".counts"
@@ -33,8 +35,10 @@ PROVENANCE_PREFIX = "quanttool.imatrix."
 _MIN_DAT_ENTRY_BYTES = 4 + 1 + 4 + 4 + 4
 
 
-def load(path: str | os.PathLike) -> Imatrix:
+def load(path: str | os.PathLike, in_memory: bool = True) -> Imatrix:
     """Read an imatrix of either format; which one it is shows in its first bytes.
+
+    in_memory:  hold the entries; otherwise they stay in the file, and each is read when it is asked for
 
     Raises UsageError if the file is not there, FileFormatError if it is neither or damaged, ImatrixError if a number in
     it is impossible (NaN, infinite or negative).
@@ -45,15 +49,22 @@ def load(path: str | os.PathLike) -> Imatrix:
     with path.open("rb") as file:
         is_gguf = file.read(len(MAGIC)) == MAGIC
     imatrix = _load_gguf(path) if is_gguf else _load_dat(path)
+    kept = {}
     for name, entry in imatrix.entries.items():
-        bad = ~(np.isfinite(entry.sums_of_squares) & (entry.sums_of_squares >= 0))
-        if bad.any():
-            matrix, column = np.argwhere(bad)[0]
-            value = entry.sums_of_squares[matrix, column]
-            raise ImatrixError(
-                f"{path}: {name}: the sum of squares of channel {column} is {value}; make the imatrix anew"
-            )
+        _check_sums(path, name, entry)
+        if in_memory:
+            kept[name] = entry
+    if in_memory:
+        imatrix.entries = kept
     return imatrix
+
+
+def _check_sums(path: Path, name: str, entry: Entry) -> None:
+    bad = ~(np.isfinite(entry.sums_of_squares) & (entry.sums_of_squares >= 0))
+    if bad.any():
+        matrix, column = np.argwhere(bad)[0]
+        value = entry.sums_of_squares[matrix, column]
+        raise ImatrixError(f"{path}: {name}: the sum of squares of channel {column} is {value}; make the imatrix anew")
 
 
 def save(imatrix: Imatrix, path: str | os.PathLike, file_format: str = "gguf") -> None:
@@ -85,6 +96,7 @@ def _load_gguf(path: Path) -> Imatrix:
     if orphans:
         raise FileFormatError(f"{path}: {min(orphans)} has counts but no sums; the file is damaged, make it anew")
     imatrix = Imatrix(
+        LazyEntries({name: partial(_gguf_entry, file, name) for name in names}),
         datasets=_datasets(file),
         chunk_count=_natural_number(file, "imatrix.chunk_count"),
         chunk_size=_natural_number(file, "imatrix.chunk_size"),
@@ -92,8 +104,6 @@ def _load_gguf(path: Path) -> Imatrix:
     )
     if not imatrix.chunk_size:
         raise FileFormatError(f"{path}: imatrix.chunk_size is 0; make the file anew")
-    for name in names:
-        imatrix.entries[name] = _gguf_entry(file, name)
     return imatrix
 
 
@@ -129,6 +139,7 @@ def _gguf_entry(file: GGUFFile, name: str) -> Entry:
         if signed.size != sums.size or not np.isfinite(signed).all():
             raise FileFormatError(f"{file.path}: {name + SIGNED_SUFFIX} does not fit {name}; make the file anew")
         entry.sums = signed.astype(np.float64).reshape(sums.shape)
+    file.release(name + SUMS_SUFFIX, 0, file.tensors[name + SUMS_SUFFIX].n_rows)
     return entry
 
 
@@ -173,7 +184,10 @@ def _save_gguf(imatrix: Imatrix, path: str | os.PathLike) -> None:
 
 class _DatReader:
     def __init__(self, path: Path):
-        self.path, self.data, self.at = path, path.read_bytes(), 0
+        self.path, self.at = path, 0
+        with path.open("rb") as file:
+            size = os.fstat(file.fileno()).st_size
+            self.data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) if size else b""
 
     @property
     def left(self) -> int:
@@ -182,10 +196,13 @@ class _DatReader:
     def fail(self, what: str) -> FileFormatError:
         return FileFormatError(f"{self.path}: byte {self.at}: {what}; it is damaged, or no imatrix file at all")
 
-    def take(self, n_bytes: int, what: str) -> bytes:
+    def skip(self, n_bytes: int, what: str) -> None:
         if not 0 <= n_bytes <= self.left:
             raise self.fail(f"{what} needs {n_bytes} bytes, the file has {self.left} left")
         self.at += n_bytes
+
+    def take(self, n_bytes: int, what: str) -> bytes:
+        self.skip(n_bytes, what)
         return self.data[self.at - n_bytes : self.at]
 
     def integer(self, what: str) -> int:
@@ -200,16 +217,17 @@ def _load_dat(path: Path) -> Imatrix:
     n_entries = reader.integer("number of entries")
     if not 1 <= n_entries <= reader.left // _MIN_DAT_ENTRY_BYTES:
         raise reader.fail(f"{n_entries} entries cannot be in a file of {len(reader.data)} bytes")
-    imatrix = Imatrix()
+    makers: dict[str, partial[Entry]] = {}
     for index in range(n_entries):
         name = reader.text(f"name of entry {index}")
         ncall = reader.integer(f"ncall of {name}")
         n_values = reader.integer(f"number of values of {name}")
-        if not name or n_values < 1 or name in imatrix.entries:
+        if not name or n_values < 1 or name in makers:
             raise reader.fail(f"entry {index} ({name!r}) is empty or appears twice")
-        values = np.frombuffer(reader.take(4 * n_values, f"values of {name}"), "<f4")
         # Readers take the values as they are where ncall is not positive: that is a count of one.
-        imatrix.entries[name] = Entry(values.astype(np.float64)[None, :], np.array([max(ncall, 1)], np.int64))
+        makers[name] = partial(_dat_entry, reader.data, reader.at, n_values, max(ncall, 1))
+        reader.skip(4 * n_values, f"values of {name}")
+    imatrix = Imatrix(LazyEntries(makers))
     # llama.cpp sorts its entries since its counts are chunks; older files and ik_llama.cpp's keep a hash map's order.
     imatrix.calls_are_batches = list(imatrix.entries) != sorted(imatrix.entries)
     if reader.left:
@@ -218,6 +236,11 @@ def _load_dat(path: Path) -> Imatrix:
         dataset = reader.text("name of the dataset")
         imatrix.datasets = [dataset] if dataset else []
     return imatrix
+
+
+def _dat_entry(data: "mmap.mmap | bytes", start: int, n_values: int, count: int) -> Entry:
+    values = np.frombuffer(data, "<f4", n_values, start)
+    return Entry(values.astype(np.float64)[None, :], np.array([count], np.int64))
 
 
 def _save_dat(imatrix: Imatrix, path: str | os.PathLike) -> None:

@@ -1,10 +1,12 @@
 """Filling the gaps of an imatrix: experts that the text reached rarely or never, weights under other names."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from functools import partial
 
 import numpy as np
 
-from .data import Entry, Imatrix
+from ..container import TensorInfo
+from .data import Entry, Imatrix, LazyEntries
 
 # An expert's own mean counts like this many rows of its layer's average. The mean square of one channel over n rows of
 # activations scatters by about sqrt(2 / n) of itself, which at 16 rows is as much as experts of a layer differ.
@@ -19,16 +21,18 @@ def shrink_experts(imatrix: Imatrix) -> tuple[Imatrix, int]:
     tensors of which no expert was reached. In a legacy file counts are not rows: there, only experts that were never
     reached change. llama.cpp gives those ones for every channel instead.
     """
-    entries, unseen = {}, 0
-    for name, entry in imatrix.entries.items():
+    unseen = 0
+    for entry in imatrix.entries.values():
         if len(entry.counts) > 1 and entry.counts.any():
             unseen += int((entry.counts == 0).sum())
-            entry = _shrunk(entry, counts_are_rows=imatrix.chunk_size > 0)
-        entries[name] = entry
-    return _with_entries(imatrix, entries), unseen
+    makers = {name: partial(_shrunk, imatrix.entries, name, imatrix.chunk_size > 0) for name in imatrix.entries}
+    return _with_entries(imatrix, LazyEntries(makers)), unseen
 
 
-def _shrunk(entry: Entry, counts_are_rows: bool) -> Entry:
+def _shrunk(entries: Mapping[str, Entry], name: str, counts_are_rows: bool) -> Entry:
+    entry = entries[name]
+    if len(entry.counts) == 1 or not entry.counts.any():
+        return entry
     average = entry.sums_of_squares.sum(axis=0) / entry.counts.sum()  # [n_cols]
     prior = np.full_like(entry.counts, PRIOR_ROWS)
     if not counts_are_rows:
@@ -45,32 +49,48 @@ _SAME_INPUT = (
 _ALIASES = {name: [other for other in group if other != name] for group in _SAME_INPUT for name in group}
 
 
-def add_aliases(imatrix: Imatrix, names: Iterable[str]) -> Imatrix:
-    """The imatrix with entries for those of the model's tensors `names` that it has only under another name.
+def add_aliases(imatrix: Imatrix, tensors: Iterable[TensorInfo]) -> Imatrix:
+    """The imatrix with entries for those of the model's tensors that it has only under another name.
 
-    ik_llama.cpp collects ffn_up alone, and files differ in whether ffn_gate and ffn_up are one tensor.
+    ik_llama.cpp collects ffn_up alone, and files differ in whether ffn_gate and ffn_up are one tensor, and attn_k_b and
+    attn_v_b, too. What attn_v_b reads, per head, is a mean of what attn_kv_b reads: one lends the other its channels.
+    attn_k_b reads queries, of which attn_kv_b knows nothing.
     """
-    entries = dict(imatrix.entries)
-    for name in names:
-        start, _, kind = name.removesuffix(".weight").rpartition(".")
-        for alias in _ALIASES.get(kind, ()) if name not in entries else ():
-            if entry := imatrix.entries.get(f"{start}.{alias}.weight"):
-                entries[name] = entry
-                break
-    return _with_entries(imatrix, entries)
+    entries = imatrix.entries
+    makers = {name: partial(entries.__getitem__, name) for name in entries}
+    for tensor in tensors:
+        start, _, kind = tensor.name.removesuffix(".weight").rpartition(".")
+        if tensor.name in entries:
+            continue
+        known = [alias for alias in _ALIASES.get(kind, ()) if f"{start}.{alias}.weight" in entries]
+        if known:
+            makers[tensor.name] = partial(entries.__getitem__, f"{start}.{known[0]}.weight")
+        elif kind in ("attn_v_b", "attn_kv_b"):
+            other = f"{start}.{'attn_kv_b' if kind == 'attn_v_b' else 'attn_v_b'}.weight"
+            if other in entries and entries[other].sums_of_squares.size % tensor.n_cols == 0:
+                makers[tensor.name] = partial(_of_heads, entries, other, tensor)
+    return _with_entries(imatrix, LazyEntries(makers))
+
+
+def _of_heads(entries: Mapping[str, Entry], name: str, tensor: TensorInfo) -> Entry:
+    """The mean over an entry's heads, for each head of a tensor: side by side under one count, as files have it."""
+    entry = entries[name]
+    by_head = entry.sums_of_squares.reshape(-1, tensor.n_cols)  # [n_heads or 1, n_cols]
+    n_heads = tensor.ne[2] if len(tensor.ne) > 2 else 1
+    return Entry(np.tile(by_head.mean(axis=0), n_heads)[None], entry.counts.max(keepdims=True))
 
 
 def selected(imatrix: Imatrix, include: tuple[str, ...] = (), exclude: tuple[str, ...] = ()) -> Imatrix:
     """Only entries whose name contains one of `include`, if any are given, and none of `exclude`."""
-    entries = {
-        name: entry
-        for name, entry in imatrix.entries.items()
+    makers = {
+        name: partial(imatrix.entries.__getitem__, name)
+        for name in imatrix.entries
         if (not include or any(piece in name for piece in include)) and not any(piece in name for piece in exclude)
     }
-    return _with_entries(imatrix, entries)
+    return _with_entries(imatrix, LazyEntries(makers))
 
 
-def _with_entries(imatrix: Imatrix, entries: dict[str, Entry]) -> Imatrix:
+def _with_entries(imatrix: Imatrix, entries: LazyEntries) -> Imatrix:
     return Imatrix(
         entries,
         list(imatrix.datasets),

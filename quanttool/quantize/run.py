@@ -20,10 +20,11 @@ from ..errors import QuantizeError, UsageError
 from ..files import check_output
 from ..formats import BlockFormat, Search, block_format, check_finite, read_only, rows_per_slab
 from ..imatrix import Imatrix
-from ..parallel import for_each, in_order
+from ..parallel import default_threads, for_each, in_order
 from .identity import tensor_keys
 from .importance import importance_of
 from .journal import Journal, run_key
+from .memory import fitting, reading_ahead
 from .plan import Plan, PlannedTensor
 from .proof import Errors, expanded
 from .provenance import reusable_tensors
@@ -60,16 +61,18 @@ def run(
     progress: Progress | None = None,
     reuse: GGUFFile | ShardedGGUF | None = None,
     measure: bool = False,
+    memory: int | None = None,
 ) -> Result:
-    """Write the planned file; it appears whole or not at all, and does not depend on `threads`.
+    """Write the planned file; it appears whole or not at all, and does not depend on `threads` and `memory`.
 
     Goes on where an earlier run of the same work was killed: tensors that it finished are verified and kept.
 
     reuse:    an earlier result; tensors made from the same weights and importance into the same type are copied
     measure:  measure the error of every tensor that is quantized
+    memory:   bytes that the run may take, mapped files aside; None: what its threads need
 
-    Raises the plan's first problem, UsageError for a type that cannot be written or an output that is the input, and
-    QuantizeError for weights that are NaN or infinite, with their place.
+    Raises the plan's first problem, UsageError for too little memory, a type that cannot be written or an output
+    that is the input, and QuantizeError for weights that are NaN or infinite, with their place.
     """
     writer = plan.writer(output)
     for path in writer.paths:
@@ -77,6 +80,7 @@ def run(
     if plan.problems:
         raise plan.problems[0]
     check_formats(plan)
+    slab_values, threads = fitting(plan, memory, threads or default_threads())
     keys = tensor_keys(plan, source, imatrix, search)
     reused = reusable_tensors(reuse, plan, keys) if reuse else set()
     journal = Journal(output, run_key(writer, source, keys), writer.paths)
@@ -87,9 +91,8 @@ def run(
             journal.open(resumed)
             result = Result(resumed, reused - resumed, {tensor.name: Errors() for tensor in plan.tensors if measure})
             work = _Work(source, plan, writer, journal, search, progress, reuse, result)
-            for_each(
-                work, (slab for slab in slabs(plan, imatrix) if measure or slab.tensor.name not in resumed), threads
-            )
+            todo = (slab for slab in slabs(plan, imatrix, slab_values) if measure or slab.tensor.name not in resumed)
+            for_each(work, reading_ahead(todo, source), threads)
             writer.sync()
             journal.whole()
     except KeyboardInterrupt:
@@ -129,6 +132,7 @@ class _Work:
         data = self.source.data(slab.tensor.source.name)[rows]
         if name in self.result.reused:
             self.writer.write_rows(name, slab.first_row, self.reuse.data(name)[rows])
+            self.reuse.release(name, slab.first_row, slab.n_rows)
         elif name not in self.result.resumed:
             self.writer.write_rows(name, slab.first_row, _converted(slab, data, self.search))
         if slab.tensor.searches:
@@ -144,6 +148,7 @@ class _Work:
             sha256 = _sha256(self.writer, name)
             with self.lock:
                 self.journal.add(name, sha256)
+            self.writer.start_writing(name)
 
     def _prove(self, slab: Slab, data: NDArray[np.uint8], started: float) -> None:
         tensor = slab.tensor
@@ -186,12 +191,15 @@ def check_formats(plan: Plan) -> None:
             raise UsageError(f"{tensor.name}: {tensor.type} cannot be computed without importance; choose another type")
 
 
-def slabs(plan: Plan, imatrix: Imatrix | None) -> Iterator[Slab]:
-    """All slabs in file order. None crosses from one matrix (expert) to the next: each has its own importance."""
+def slabs(plan: Plan, imatrix: Imatrix | None, n_values: int | None = None) -> Iterator[Slab]:
+    """All slabs in file order, of about `n_values` values.
+
+    None crosses from one matrix (expert) to the next: each has its own importance.
+    """
     for tensor in plan.tensors:
         ne = tensor.source.ne
         matrix_rows = ne[1] if len(ne) > 1 else 1
-        step = rows_per_slab(ne[0], lcm(tensor.type.rows_interleaved, tensor.source.type.rows_interleaved))
+        step = rows_per_slab(ne[0], lcm(tensor.type.rows_interleaved, tensor.source.type.rows_interleaved), n_values)
         importance = importance_of(tensor, imatrix)
         for matrix_start in range(0, tensor.source.n_rows, matrix_rows):
             columns = importance[matrix_start // matrix_rows] if importance is not None else None

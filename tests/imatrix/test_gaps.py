@@ -2,6 +2,8 @@
 
 import numpy as np
 
+from quanttool.container import TensorInfo
+from quanttool.ggml_types import BY_NAME
 from quanttool.imatrix import Entry, Imatrix
 from quanttool.imatrix.gaps import add_aliases, selected, shrink_experts
 
@@ -50,9 +52,21 @@ def test_weights_with_the_same_input_lend_each_other_their_entry():
         "blk.0.ffn_gate_exps.weight", "blk.0.ffn_gate_up_exps.weight", "blk.0.ffn_down_exps.weight",
         "blk.2.ffn_gate.weight", "blk.1.ffn_gate.weight", "ffn_gate.weight",
     ]  # fmt: skip
-    got = add_aliases(known, names).entries
+    got = add_aliases(known, [TensorInfo(name, BY_NAME["F32"], (2, 4, 3)) for name in names]).entries
     assert got["blk.0.ffn_gate_exps.weight"] is entry and got["blk.0.ffn_gate_up_exps.weight"] is entry
     assert got["blk.1.ffn_gate.weight"] is entry and len(got) == 5
+
+
+def test_split_latent_attention_lends_its_channels():
+    """Two heads of two channels each: (1, 3) and (5, 7), whose mean is (3, 5)."""
+    heads = Entry(np.array([[1.0, 3.0, 5.0, 7.0]]), np.array([10]))
+    whole = Entry(np.array([[2.0, 4.0]]), np.array([10]))
+    known = Imatrix({"blk.0.attn_v_b.weight": heads, "blk.1.attn_kv_b.weight": whole})
+    shapes = {"blk.0.attn_kv_b.weight": (2, 8), "blk.1.attn_v_b.weight": (2, 4, 3), "blk.1.attn_k_b.weight": (4, 2, 3)}
+    imatrix = add_aliases(known, [TensorInfo(name, BY_NAME["F32"], ne) for name, ne in shapes.items()])
+    np.testing.assert_allclose(imatrix.importance("blk.0.attn_kv_b.weight", 2), [[0.3, 0.5]])
+    np.testing.assert_allclose(imatrix.importance("blk.1.attn_v_b.weight", 2), [[0.2, 0.4]] * 3)
+    assert "blk.1.attn_k_b.weight" not in imatrix.entries  # what it reads is another thing
 
 
 def test_selection_is_by_pieces_of_names():
