@@ -8,8 +8,9 @@ Layouts: ik_llama.cpp ggml-common.h `block_iq2_k` ... `block_iq6_k`; decoding: i
 import numpy as np
 
 from . import iqk_tables as table
+from .best_tables import BestTabulated
 from .layout import Layout, bits, join
-from .tabulated import Tabulated, all_crossings, trials_around
+from .tabulated import all_crossings, trials_around
 from .two_bit import TwoBit
 
 j = np.arange(256)  # values of a block
@@ -31,7 +32,7 @@ class IQ2_K(TwoBit):
     limits = (1.0, 0.7, 0.5)
 
 
-class IQ3_K(Tabulated):
+class IQ3_K(BestTabulated):
     """The scale is an odd number: four bits of magnitude, one of sign."""
 
     name = "IQ3_K"
@@ -51,7 +52,7 @@ class IQ3_K(Tabulated):
     d_factor = 1.01
 
 
-class IQ4_K(Tabulated):
+class IQ4_K(BestTabulated):
     name = "IQ4_K"
     layout = Layout(
         144,
@@ -66,7 +67,7 @@ class IQ4_K(Tabulated):
     top_level = -32
 
 
-class IQ5_K(Tabulated):
+class IQ5_K(BestTabulated):
     name = "IQ5_K"
     layout = Layout(
         176,
@@ -82,7 +83,7 @@ class IQ5_K(Tabulated):
     plain_sigma = 0.25
 
 
-class IQ6_K(Tabulated):
+class IQ6_K(BestTabulated):
     """Decoded with the cubic that the integer table (which ik_llama.cpp's own kernels use) was rounded from."""
 
     name = "IQ6_K"

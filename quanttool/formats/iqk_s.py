@@ -8,14 +8,16 @@ decoding: iqk_quantize.cpp `dequantize_row_iq2_ks` ... `dequantize_row_iq2_kl`; 
 import numpy as np
 from numpy.typing import NDArray
 
+from ..kernels.best_tables import Pairs, Words
 from ..kernels.lanes import LANES
 from ..kernels.pairs import best_pair_scales, encode_pairs
 from ..kernels.parity import WORD, best_even_scales, encode_even
+from ..kernels.tabulated import table_steps
 from . import iqk_tables as table
+from .best_tables import BestTabulated
 from .layout import Layout, bits, join
 from .tabulated import (
     UNIFORM_IMPORTANCE,
-    Tabulated,
     all_crossings,
     as_sub_tile,
     from_tiles,
@@ -56,7 +58,7 @@ class IQ2_KS(TwoBit):
     d_factor = 1.0  # as in the search that ik_llama.cpp uses unless asked not to (`quantize_row_iq2_ks_fast_impl`)
 
 
-class IQ3_KS(Tabulated):
+class IQ3_KS(BestTabulated):
     name = "IQ3_KS"
     layout = Layout(
         102,
@@ -70,7 +72,7 @@ class IQ3_KS(Tabulated):
     top_level = -16
 
 
-class IQ4_KS(Tabulated):
+class IQ4_KS(BestTabulated):
     name = "IQ4_KS"
     layout = Layout(
         136,
@@ -84,7 +86,7 @@ class IQ4_KS(Tabulated):
     top_level = 127
 
 
-class IQ5_KS(Tabulated):
+class IQ5_KS(BestTabulated):
     name = "IQ5_KS"
     layout = Layout(
         168,
@@ -98,7 +100,7 @@ class IQ5_KS(Tabulated):
     top_level = 127
 
 
-class IQ2_KL(Tabulated):
+class IQ2_KL(BestTabulated):
     """One code for each pair of neighbours."""
 
     name = "IQ2_KL"
@@ -125,6 +127,9 @@ class IQ2_KL(Tabulated):
         best_pair_scales(tiles_of(x), tiles_of(weights), IQ3_AXIS, table.IQ2_KL_PLACES, targets, scales)
         return of_subs(scales, x), np.zeros(x.shape[:2], np.uint16)
 
+    def book(self):
+        return Pairs(IQ3_AXIS, table.IQ2_KL_PLACES, np.empty((2 * len(IQ3_AXIS), LANES), np.float32))
+
     def find_codes(self, x, weights, d, scale_codes, variants):
         """Of the level nearest to the float scale and its two neighbours the best."""
         n_units, n_subs, _ = x.shape
@@ -138,7 +143,7 @@ class IQ2_KL(Tabulated):
         return from_tiles(codes, n_units * n_subs), np.stack([of_subs(part, x).sum(axis=1) for part in sums], axis=1)
 
 
-class IQ4_KSS(Tabulated):
+class IQ4_KSS(BestTabulated):
     """Four codes share 16 bits of even parity, which leaves 15 to store, and one for the scale.
 
     The stored word u (its lowest bit is one of the eight of the scale) stands for the codes u ^ (u >> 1).
@@ -157,6 +162,13 @@ class IQ4_KSS(Tabulated):
     top_level = 127
     plain_sigma = 0.03  # ik_llama.cpp has 0; but exact parity repair would then always spoil the smallest values
     d_factor = 1.01
+
+    def search_tiles(self, values):
+        return tiles_of(by_word(values))
+
+    def book(self):
+        even, odd = ((entries[:, 0].copy(), *table_steps(entries)) for entries in EVEN_AND_ODD)
+        return Words(even, odd, np.empty((2 * WORD, LANES), np.float32))
 
     def find_scales(self, x, weights):
         (scales,) = sub_tiles(1, x)

@@ -86,17 +86,27 @@ class Tabulated(BlockFormat):
     # --- values to bytes
 
     def quantize(self, rows, importance, search, out):
+        x, exponents = self.units(rows)
+        size = x.shape[2]
+        scaled = x.reshape(rows.shape)
+        weights = self.weights(scaled, importance, size).reshape(x.shape)
+        self.store(*self.solve(x, weights), x, exponents, out)
+
+    def units(self, rows: F32) -> tuple[F32, NDArray[np.int32]]:
+        """What shares a d, of magnitude one, f32 [n_units, n_subs, size], and the exponents of 2 divided by."""
         n_rows, n_cols = rows.shape
         block = self.type.block_size
         per_row = 1 if self.type.row_meta_bytes else n_cols // block
         units, exponents = to_magnitude_one(rows.reshape(n_rows * per_row, -1))
-        size = block // self.layout.fields["scale"].shape[1]
-        x = units.reshape(len(units), -1, size)
-        weights = self.weights(units.reshape(rows.shape), importance, size).reshape(x.shape)
-        d, scale_codes, variants, codes = self.solve(x, weights)
+        return units.reshape(len(units), -1, block // self.layout.fields["scale"].shape[1]), exponents
+
+    def store(self, d: F32, scale_codes: U16, variants: U16, codes: U16, x: F32, exponents, out) -> None:
+        """Pack what `solve` gives for the units x."""
+        n_rows = len(out)
         blocks = {"scale": scale_codes, "variant": variants, **self.write_codes(codes, x)}
-        blocks = {name: field.reshape(n_rows, n_cols // block, -1) for name, field in blocks.items()}
-        self.write(blocks, self.storable(d, exponents).reshape(n_rows, per_row), out)
+        n_blocks = x.size // n_rows // self.type.block_size
+        blocks = {name: field.reshape(n_rows, n_blocks, -1) for name, field in blocks.items()}
+        self.write(blocks, self.storable(d, exponents).reshape(n_rows, -1), out)
 
     def weights(self, rows: F32, importance: F32 | None, size: int) -> F32:
         """Weights of squared errors, f32 [n_rows, n_cols], for rows scaled to magnitude one."""

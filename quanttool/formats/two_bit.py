@@ -8,10 +8,11 @@ from ..kernels.lanes import LANES
 from ..kernels.scales import symmetric_scales
 from ..kernels.tabulated import best_levels
 from ..kernels.tiles import as_tiles
-from .tabulated import F32, Tabulated, as_sub_tile, of_subs, sub_tiles, tiles_of
+from .best_tables import BestTabulated
+from .tabulated import F32, as_sub_tile, of_subs, sub_tiles, tiles_of
 
 
-class TwoBit(Tabulated):
+class TwoBit(BestTabulated):
     """Float scales are exact (`all_crossings`), d as in ik_llama.cpp, then the best of all levels for each sub-block.
 
     ik_llama.cpp takes the level nearest to the float scale. With sixteen of them the error of the whole type is up to
@@ -23,6 +24,7 @@ class TwoBit(Tabulated):
     sigma = 1.5
     plain_sigma = 0.25
     d_factor = 1.03
+    best_trials = BestTabulated.best_trials._replace(around=1)
     limits: ClassVar[tuple[float, ...]] = (1.0,)
 
     def find_levels(self, x, weights):

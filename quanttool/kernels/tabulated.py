@@ -167,3 +167,9 @@ def encode(x, weights, scales, levels, variants, tables, codes, sums):
                 partial[1, j] += weights[unit, block, j] * q * q
         sums[unit, 0] = partial[0].sum()
         sums[unit, 1] = partial[1].sum()
+
+
+@kernel
+def table_steps(tables):
+    """`steps_of`, for callers outside of kernels."""
+    return steps_of(tables)
