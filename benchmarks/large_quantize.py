@@ -160,7 +160,8 @@ def memory(bound: int, target: str, repeat: int, folder: Path | None) -> None:
                 seconds.setdefault(title, []).append(time.monotonic() - started)
                 print(
                     f"{title}: {seconds[title][-1]:.1f} s, {used[0]:.1f} s of processor time; at most "
-                    f"{own / 2**20:.0f} MiB of its own, {all_pages / 2**20:.0f} MiB with mapped pages; sha256 {digest(folder, 'out')[:12]}"
+                    f"{own / 2**20:.0f} MiB of its own, {all_pages / 2**20:.0f} MiB with mapped pages; "
+                    f"sha256 {digest(folder, 'out')[:12]}"
                 )
         print(", ".join(f"{title}: fastest {min(times):.1f} s" for title, times in seconds.items()))
 

@@ -71,6 +71,17 @@ Examples:
 @click.option("--tensor-type-file", metavar="FILE", help="More of these, between white space.")
 @click.option("--recipe", "recipe_source", metavar="RECIPE", help="A recipe's file, or its text: 'REGEX=TYPE,...'.")
 @dialect_option
+@click.option(
+    "--no-fallback", is_flag=True, help="Refuse types that do not suit a tensor's shape; no other takes over."
+)
+@click.option(
+    "--fallback",
+    type=click.Choice(["table", "best"]),
+    default="table",
+    show_default=True,
+    help="What takes over: the type that llama.cpp's table names, which is larger; or, within the bits asked for, the "
+    "type with the least error, measured on some of the tensor's rows.",
+)
 @click.option("--repack", is_flag=True, help="With COPY: weave rows together, as ik_llama.cpp's _R4 and _R8 types.")
 @click.option("--unpack", is_flag=True, help="With COPY: take woven rows apart again.")
 @click.option("--repack-pattern", "repack_patterns", multiple=True, metavar="REGEX", help="Only tensors that match.")
@@ -109,6 +120,8 @@ def command(
     tensor_type_file: str | None,
     recipe_source: str | None,
     recipe_dialect: str | None,
+    no_fallback: bool,
+    fallback: str,
     repack: bool,
     unpack: bool,
     repack_patterns: tuple[str, ...],
@@ -138,6 +151,7 @@ def command(
 
     from ..container import open_gguf
     from ..files import check_output
+    from ..quantize.fallbacks import measure_fallbacks
     from ..quantize.overrides import override
     from ..quantize.plan import hide_imatrix as hide_imatrix_in
     from ..quantize.plan import make_plan
@@ -155,6 +169,7 @@ def command(
         rules=given_rules(tensor_types, tensor_type_file, recipe, pure),
         imatrix=bool(imatrix_path),
         repacking=_repacking(repack, unpack, repack_patterns),
+        allow_fallback=not no_fallback,
     )
     files = Split(split_max_size or 0, split_max_tensors or 0, keep_split, no_tensor_first_split)
     source = open_gguf(model, header_only=dry_run)
@@ -175,6 +190,8 @@ def command(
         allow_requantize,
         parse_layers(pruned) if pruned else (),
     )
+    if fallback == "best" and plan.n_fallbacks:
+        measure_fallbacks(plan, source, imatrix, search)
     split(plan, files, source)
     if not no_provenance:
         add_provenance(plan, request, source, imatrix, search)

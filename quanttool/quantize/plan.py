@@ -10,7 +10,7 @@ from ..container import GGUFValueType, GGUFWriter, Metadata, TensorInfo
 from ..container.layout import DEFAULT_ALIGNMENT
 from ..container.shards import SPLIT_KEYS, ShardedGGUFWriter
 from ..container.writer import copied, encode_value
-from ..errors import ImatrixError, QuanttoolError, UsageError
+from ..errors import ImatrixError, QuanttoolError, RecipeError, UsageError
 from ..ggml_types import GGMLType
 from ..imatrix import Imatrix
 from ..recipes.limits import TOKEN_EMBEDDINGS, unwoven
@@ -199,6 +199,10 @@ def _covered(tensors: list[PlannedTensor], imatrix: Imatrix, imatrix_name: str, 
 def _find_problems(plan: Plan, request: Request, allow_requantize: bool) -> None:
     needs_importance = requires_imatrix(request.target.mix)
     for tensor in plan.tensors:
+        if tensor.wanted and not request.allow_fallback:
+            plan.problems.append(
+                RecipeError(f"{tensor.name}: {tensor.reason}; choose a type that fits, or leave --no-fallback out")
+            )
         if not tensor.searches:
             continue
         exempt = tensor.name in (*TOKEN_EMBEDDINGS, OUTPUT)

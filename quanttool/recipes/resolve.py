@@ -65,6 +65,7 @@ class Request:
     rules:            asked in order, before the mix; the first match wins
     imatrix:          an imatrix will be used; some mixes choose differently then
     repacking:        of COPY only: rows to weave together or to take apart
+    allow_fallback:   a type that does not suit a tensor's shape may give way to another
     """
 
     target: Target
@@ -75,6 +76,7 @@ class Request:
     rules: tuple[TensorRule, ...] = ()
     imatrix: bool = False
     repacking: Repacking | None = None
+    allow_fallback: bool = True
 
     def __post_init__(self):
         if self.repacking and self.target.base is not None:
