@@ -44,23 +44,27 @@ REST = "everything else"
 @click.option("--chunks", default=40, show_default=True)
 @click.option("--rounds", default=3, show_default=True)
 @click.option("-t", "--threads", default=2, show_default=True)
+@click.option("--precision", "precisions", multiple=True, default=["auto", "f32"], help="Of our imatrix; repeatable.")
 @click.option("--llama-imatrix", "imatrix_programs", multiple=True, help="llama-imatrix to compare with; repeatable.")
 @click.option("--llama-perplexity", "perplexity_programs", multiple=True, help="llama-perplexity to compare with.")
-def main(model, text, chunks, rounds, threads, imatrix_programs, perplexity_programs):
+def main(model, text, chunks, rounds, threads, precisions, imatrix_programs, perplexity_programs):
     """Time imatrix and perplexity of MODEL on TEXT, and show what takes the time."""
     common = ["-m", model, "-f", text, "--chunks", str(chunks), "-t", str(threads)]
     n_tokens = 512 * chunks
     with tempfile.TemporaryDirectory() as folder:
         out = ["-o", str(Path(folder) / "imatrix")]
         ours = [sys.executable, "-m", "quanttool"]
-        commands = {"quanttool imatrix": [*ours, "imatrix", *common, *out]}
-        commands |= {"quanttool imatrix --precision f32": [*ours, "imatrix", *common, *out, "--precision", "f32"]}
+        commands = {
+            f"quanttool imatrix --precision {precision}": [*ours, "imatrix", *common, *out, "--precision", precision]
+            for precision in precisions
+        }
         commands |= {program: [program, *common, *out] for program in imatrix_programs}
         compare(commands, rounds, n_tokens)
-        commands = {"quanttool perplexity": [*ours, "perplexity", *common]}
-        commands |= {program: [program, *common] for program in perplexity_programs}
-        compare(commands, rounds, n_tokens)
-    for precision in ("bf16", "f32"):
+        if perplexity_programs:
+            commands = {"quanttool perplexity": [*ours, "perplexity", *common]}
+            commands |= {program: [program, *common] for program in perplexity_programs}
+            compare(commands, rounds, n_tokens)
+    for precision in precisions:
         profile(model, text, precision)
 
 
@@ -104,7 +108,7 @@ def profile(model_path: str, text: str, precision: str) -> None:
     with timed(shares, {"products with weights": "product with the output matrix"}):
         negative_log_likelihood(model, hidden, chunks.targets.ravel())
     total = sum(shares.values())
-    print(f"\n{precision}, one thread: {chunks.tokens.size / total:.0f} tokens/s of processor time")
+    print(f"\n{model.precision}, one thread: {chunks.tokens.size / total:.0f} tokens/s of processor time")
     for name, seconds in sorted(shares.items(), key=lambda item: -item[1]):
         print(f"{100 * seconds / total:6.1f} %  {name}")
 

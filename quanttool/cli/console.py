@@ -20,11 +20,12 @@ def precision_option(default: str) -> Callable:
     """--precision of the commands that run models."""
     return click.option(
         "--precision",
-        type=click.Choice(["f32", "bf16", "auto"]),
+        type=click.Choice(["f32", "bf16", "bf16-experts", "auto"]),
         default=default,
         show_default=True,
         help="How weights are multiplied: as float32, or rounded to bfloat16, faster where the processor has products "
-        "for that; auto: bf16 if the file's weights are bfloat16, else f32.",
+        "for that (bf16-experts: also in mixtures of experts, where routers then choose differently now and then); "
+        "auto: bf16 if the file's weights are bfloat16, else f32.",
     )
 
 

@@ -46,7 +46,8 @@ def load_model(path: str | os.PathLike, precision: Precision = "f32") -> Model:
     """Open a model for the forward pass.
 
     precision:  of the products with weights: "f32"; "bf16", faster, with both operands rounded to bfloat16 (see
-                `products.py`); or "auto": bf16 if the file's weights are bfloat16, else f32
+                `products.py`); "bf16-experts", the same in mixtures of experts, too; or "auto": bf16 if the file's
+                weights are bfloat16, else f32
 
     Raises FileFormatError for a damaged file, ModelError for an unknown architecture, for a missing or odd metadata
     key, and for a tensor that is missing or has another shape than the metadata says.

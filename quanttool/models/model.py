@@ -14,6 +14,7 @@ from ..formats import dequantize_rows
 from .config import Config
 from .layers import ROWS_PER_BATCH, GatedFFN, RMSNorm
 from .moe import MoE
+from .products import block_precision
 from .scratch import room
 from .tensors import Array, Inspector, Linear, Observer, Tensors
 
@@ -69,14 +70,13 @@ class Model:
     def __init__(self, file: GGUFFile, precision: str = "f32"):
         self.file, self.config, self.precision = file, Config(file), precision
         self.tensors = Tensors(file, precision)
-        # A rounding error may make a router choose another expert, which is no small error any more.
-        block_precision = "f32" if self.config.integer("expert_count", 0) else precision
+        in_blocks = block_precision(precision, has_experts=self.config.integer("expert_count", 0) > 0)
         self.n_embd = self.config.n_embd
         self.n_vocab = self._vocabulary_size()
         self.output = self._output()
         self.output_norm = self.norm("output_norm")
         self.prepare(self.config, self.tensors)
-        self.blocks = [self.tensors.block(i, block_precision) for i in range(self.config.n_layer)]
+        self.blocks = [self.tensors.block(i, in_blocks) for i in range(self.config.n_layer)]
         self.layers = [self.layer(self.config, block, i) for i, block in enumerate(self.blocks)]
         self._refuse_unknown_tensors()
 

@@ -1,10 +1,13 @@
-"""Products with weights, in two precisions, on any processor.
+"""Products with weights, in several precisions, on any processor.
 
     f32   operands as they are
     bf16  both operands rounded to bfloat16, to nearest: each is off by at most 1 part in 512. Their products are exact
           and added in float32. Twice as fast where the processor has AVX512_BF16
 
-Both add in float32, so the result of n products a_i b_i is off by less than n 2^-24 sum |a_i b_i| besides (typically
+    bf16-experts  the same, also in the blocks of mixtures of experts. Under bf16 these stay in float32, since a
+                  rounding error may make a router choose another expert, which is no small error any more
+
+All add in float32, so the result of n products a_i b_i is off by less than n 2^-24 sum |a_i b_i| besides (typically
 the root of n). With AVX-512 the sum is taken in the order of the columns, by our own kernels: the same bits for any
 number of threads and of rows. Elsewhere numpy's BLAS multiplies (bf16: the rounded operands) in an order of its own.
 """
@@ -25,8 +28,8 @@ from ..kernels.register_tile import TILE_COLS, TILE_ROWS
 from ..parallel import for_each, for_each_slab
 
 Array = NDArray[np.float32]
-Precision = Literal["f32", "bf16", "auto"]
-PRECISIONS: tuple[str, ...] = ("f32", "bf16", "auto")
+Precision = Literal["f32", "bf16", "bf16-experts", "auto"]
+PRECISIONS: tuple[str, ...] = ("f32", "bf16", "bf16-experts", "auto")
 # How numbers are given to a kernel: one to a value; two to a value; or one, but rounded to what bfloat16 can hold.
 Packing = Literal["f32", "bf16 pairs", "bf16 in f32"]
 
@@ -46,6 +49,13 @@ def chosen_precision(precision: str, file: GGUFFile) -> str:
     return "bf16" if 2 * in_bf16 >= sum(info.n_values for info in matrices) else "f32"
 
 
+def block_precision(precision: str, has_experts: bool) -> str:
+    """What products inside of blocks are computed in: "f32" or "bf16"."""
+    if precision == "bf16":
+        return "f32" if has_experts else "bf16"
+    return "bf16" if precision == "bf16-experts" else precision
+
+
 class Weight(Protocol):
     """x @ weight.T, in several threads."""
 
@@ -57,10 +67,10 @@ def weight_for_products(data: NDArray[np.uint8], type_name: str, n_cols: int, pr
     """Get a weight ready for products: the fastest way that this processor has.
 
     data:       u8 [n_rows, row_bytes], of any type that can be dequantized
-    precision:  "f32" or "bf16"
+    precision:  "f32", or any of the others for bfloat16
     """
     packing: Packing = "f32"
-    if precision == "bf16":
+    if precision != "f32":
         packing = "bf16 pairs" if processor_has("avx512bf16") else "bf16 in f32"
     kind = TiledWeight if processor_has("avx512f") else BlasWeight
     return kind(data, type_name, n_cols, packing)

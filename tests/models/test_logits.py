@@ -79,6 +79,15 @@ def test_llama_in_bf16_with_the_data_that_ships(tmp_path, golden):
     assert 1e-7 < nmse(model.logits(reference["tokens"]), reference["logits"]) < BFLOAT16
 
 
+def test_blocks_of_a_mixture_of_experts_are_bf16_only_on_request(tiny_models):
+    def hidden(precision):
+        return load_model(tiny_models / "qwen3moe.gguf", precision).hidden_states(np.arange(3, 35)[None])
+
+    exact = hidden("f32")
+    assert np.array_equal(hidden("bf16"), exact)
+    assert 1e-7 < nmse(hidden("bf16-experts"), exact) < 0.1  # a router may choose differently: no small error
+
+
 def test_an_unknown_precision(tmp_path):
     with pytest.raises(UsageError, match=r"fp8.*f32, bf16"):
         load_model(tiny.write(tmp_path / "llama.gguf", *tiny.llama()), "fp8")
