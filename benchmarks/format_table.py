@@ -51,6 +51,13 @@ def ratio(ours: float, theirs: float) -> str:
     return "1" if ours == theirs else f"{ours / theirs:.4f}" if theirs else "–"
 
 
+def best_ratio(name: str, expected: Arrays, rows: np.ndarray, importance: np.ndarray) -> str:
+    """Weighted error of search="best" over that of the program that owns the type."""
+    best = quantize_rows(rows, name, importance, "best")
+    weights = importance.astype(np.float64)
+    return ratio(*(error(name, data, rows, weights) for data in (best, expected["weighted"])))
+
+
 def line(name: str, inputs: Arrays) -> str:
     fmt, expected = block_format(name), golden(name)
     rows, importance = expected.get("rows", inputs["rows"]), inputs["importance"]
@@ -67,14 +74,15 @@ def line(name: str, inputs: Arrays) -> str:
     for key, weights in (("plain", np.ones(rows.shape[1])), ("weighted", importance.astype(np.float64))):
         errors = [error(name, bytes_, rows, weights) for bytes_ in (made.get(key), expected.get(key)) if key in made]
         cells.append(ratio(*errors) if errors else "–")
+    cells.append(best_ratio(name, expected, rows, importance) if fmt.has_best and "weighted" in expected else "–")
     return "| " + " | ".join(cells) + " |"
 
 
 def table() -> str:
     inputs = dict(np.load(GOLDEN / "input.npz"))
     head = [
-        "| type | bpw | bytes per 4096 | importance | plain | weighted | values | plain error | weighted error |",
-        "|---|---:|---:|---|---:|---:|---:|---:|---:|",
+        "| type | bpw | bytes of 4096 | importance | plain | weighted | values | plain error | weighted error | best |",
+        "|---|---:|---:|---|---:|---:|---:|---:|---:|---:|",
     ]
     woven = set(FAMILIES["repacked"])
     names = [n for n in available_formats() if n not in woven and not block_format(n).type.is_plain]

@@ -6,6 +6,7 @@ from typing import ClassVar
 import numpy as np
 
 from ..kernels import legacy
+from ..kernels.cumulative import symmetric_best
 from ..kernels.lanes import LANES
 from ..kernels.tiles import n_tiles
 from .base import BlockFormat
@@ -30,6 +31,7 @@ class Legacy(BlockFormat):
 class SymmetricLegacy(Legacy):
     """value = d * (code - n)"""
 
+    has_best = True
     n: ClassVar[int]
 
     def quantize(self, rows, importance, search, out):
@@ -40,6 +42,8 @@ class SymmetricLegacy(Legacy):
             legacy.symmetric_range(blocks, self.n, codes, d.reshape(-1))
         else:
             legacy.symmetric_weighted(*with_importance(rows, importance), self.n, codes, d)
+        if search == "best":
+            symmetric_best(blocks, importance_blocks(importance, 32), self.n, codes, d)
         type(self).pack(codes, d.reshape(-1), out.reshape(-1, self.type.block_bytes))
 
 

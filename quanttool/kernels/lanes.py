@@ -262,6 +262,7 @@ largest_lane = function_of_one(types.float32, call_llvm("llvm.vector.reduce.fmax
 smallest_lane = function_of_one(types.float32, call_llvm("llvm.vector.reduce.fmin", ("nnan",)))
 smallest_int_lane = function_of_one(types.int32, call_llvm("llvm.vector.reduce.smin"))
 bit_lanes = function_of_one(lambda lanes: lanes.of(INT), Builder.bitcast)  # the bits of floats
+lanes_of_bits = function_of_one(lambda lanes: lanes.of(FLOAT), Builder.bitcast)
 mask_bits = function_of_one(types.int64, bits_of_mask)  # bit k is lane k
 
 
