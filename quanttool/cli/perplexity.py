@@ -6,6 +6,7 @@ import click
 
 from ..errors import UsageError
 from . import reports
+from .cache import cache_options
 from .console import (
     json_option,
     memory_option,
@@ -30,11 +31,12 @@ if TYPE_CHECKING:
 )
 @text_options
 @click.option("--base-model", "base_path", metavar="BASE", help="Compare each model with this one (KL divergence).")
+@cache_options
 @precision_option("f32")
 @memory_option
 @threads_option
 @json_option
-def command(paths, files, n_ctx, n_chunks, parse_special, base_path, precision, memory, threads, as_json):
+def command(paths, files, n_ctx, n_chunks, parse_special, base_path, cache, precision, memory, threads, as_json):
     """Measure the perplexity of models on a text, or their divergence from a base model.
 
     \b
@@ -54,7 +56,7 @@ def command(paths, files, n_ctx, n_chunks, parse_special, base_path, precision, 
     reference = base_path or paths[0]
     tokens, bos_id = read_tokens(reference, files, parse_special)
     chunks = split(tokens, n_ctx, n_chunks, bos_id=bos_id)
-    models = {path: load_model(path, precision) for path in dict.fromkeys(paths)}
+    models = {path: load_model(path, precision, cache()) for path in dict.fromkeys(paths)}
     base = load_model(base_path, precision) if base_path else models[reference]
     for path, model in models.items():
         if not _same_vocabulary(model, base):

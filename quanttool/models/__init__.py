@@ -10,10 +10,11 @@ from importlib import import_module
 from ..container import open_gguf
 from ..errors import ModelError
 from .config import Config
+from .kv_cache import KVCache
 from .model import Model
 from .products import Precision, chosen_precision
 
-__all__ = ["ARCHITECTURES", "Model", "load_model"]
+__all__ = ["ARCHITECTURES", "KVCache", "Model", "load_model"]
 
 # general.architecture -> (module, class); modules are imported when needed
 ARCHITECTURES: dict[str, tuple[str, str]] = {
@@ -42,12 +43,13 @@ ARCHITECTURES: dict[str, tuple[str, str]] = {
 }
 
 
-def load_model(path: str | os.PathLike, precision: Precision = "f32") -> Model:
+def load_model(path: str | os.PathLike, precision: Precision = "f32", cache: KVCache | None = None) -> Model:
     """Open a model for the forward pass.
 
     precision:  of the products with weights: "f32"; "bf16", faster, with both operands rounded to bfloat16 (see
                 `products.py`); "bf16-experts", the same in mixtures of experts, too; or "auto": bf16 if the file's
                 weights are bfloat16, else f32
+    cache:      types that keys and values are rounded to, as in a quantized cache; default: not at all
 
     Raises FileFormatError for a damaged file, ModelError for an unknown architecture, for a missing or odd metadata
     key, and for a tensor that is missing or has another shape than the metadata says.
@@ -62,4 +64,4 @@ def load_model(path: str | os.PathLike, precision: Precision = "f32") -> Model:
             "(quantize works on any architecture: it needs no forward pass)"
         )
     module, name = ARCHITECTURES[architecture]
-    return getattr(import_module(f".{module}", __package__), name)(file, precision)
+    return getattr(import_module(f".{module}", __package__), name)(file, precision, cache)

@@ -81,6 +81,8 @@ class Attention:
         self.rope, self.q_norm, self.k_norm = rope, q_norm, k_norm
         self.options = {"scale": scale or 1 / sqrt(c.head_size), "window": window, "soft_cap": soft_cap, "sinks": sinks}
         self.n_head, self.n_head_kv = c.n_head, c.n_head_kv
+        self.cache = t.cache
+        self.cache.check(c.path, c.head_size, c.head_size_v)
         self.sizes = [c.n_head * c.head_size, c.n_head_kv * c.head_size, c.n_head_kv * c.head_size_v]
         if t.has("attn_qkv.weight"):
             self.attn_qkv = t.linear("attn_qkv", sum(self.sizes), c.n_embd)
@@ -102,7 +104,8 @@ class Attention:
             q, k = self.rope(q), self.rope(k)
         if self.temperature is not None:
             q = q * self.temperature(x.shape[1])
-        out = attend(q, k, self._heads(v, self.n_head_kv), **self.options)
+        v = self._heads(v, self.n_head_kv)
+        out = attend(q, self.cache.keys(k), self.cache.values(v), **self.options)
         return self.attn_output(out.reshape(*x.shape[:2], -1))
 
     @staticmethod

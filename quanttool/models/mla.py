@@ -9,6 +9,7 @@ from math import sqrt
 
 import numpy as np
 
+from ..errors import UsageError
 from .attention import attend
 from .config import Config
 from .layers import RMSNorm
@@ -23,6 +24,7 @@ class LatentAttention:
         mla = "_mla" if self.split else ""
         self.head_size = c.count("attention.key_length" + mla)
         self.head_size_v = c.count("attention.value_length" + mla)
+        self._check_cache(c, t)
         self.n_nope = self.head_size - self.n_rot  # values of a head that do not turn; they come first
         # YaRN here multiplies scores, and leaves the turned values alone
         self.scale = (rope.magnitude * log_scale(rope.factor, yarn_multiplier(c))) ** 2 / sqrt(self.head_size)
@@ -56,6 +58,16 @@ class LatentAttention:
         out = work(q[..., : self.n_nope], q_rot, latent, k_rot)
         return self.attn_output(out.reshape(*shape, -1))
 
+    def _check_cache(self, c: Config, t: Tensors) -> None:
+        self.cache = t.cache
+        if self.split and self.cache.type_k != self.cache.type_v:
+            raise UsageError(
+                f"{c.path}: keys and values are one cache in this model; give both the same type, "
+                f"not {self.cache.type_k} and {self.cache.type_v}"
+            )
+        sizes = [self.rank + self.n_rot] * 2 if self.split else [self.head_size, self.head_size_v]
+        self.cache.check(c.path, *sizes)
+
     def _in_latent_space(self, q_nope: Array, q_rot: Array, latent: Array, k_rot: Array) -> Array:
         shape = latent.shape[:2]
         q = np.empty((*shape, self.n_head, self.rank + self.n_rot), np.float32)
@@ -63,8 +75,9 @@ class LatentAttention:
             rows = np.ascontiguousarray(q_nope[:, :, head]).reshape(-1, self.n_nope)
             q[:, :, head, : self.rank] = self.attn_k_b(rows, head).reshape(*shape, self.rank)
         q[..., self.rank :] = q_rot
-        latent = latent[:, :, None]  # one head of keys and values
-        mixed = attend(q, np.concatenate([latent, k_rot], axis=-1), latent, self.scale)
+        # one head: its values are the first part of its keys
+        keys = self.cache.shared(np.concatenate([latent[:, :, None], k_rot], axis=-1))
+        mixed = attend(q, keys, np.ascontiguousarray(keys[..., : self.rank]), self.scale)
         out = np.empty((*shape, self.n_head, self.head_size_v), np.float32)
         for head in range(self.n_head):
             rows = np.ascontiguousarray(mixed[:, :, head]).reshape(-1, self.rank)
@@ -76,7 +89,8 @@ class LatentAttention:
         k_rot = np.broadcast_to(k_rot, (*kv.shape[:3], self.n_rot))
         q = np.concatenate([q_nope, q_rot], axis=-1)
         k = np.concatenate([kv[..., : self.n_nope], k_rot], axis=-1)
-        return attend(q, k, kv[..., self.n_nope :], self.scale)
+        v = np.ascontiguousarray(kv[..., self.n_nope :])
+        return attend(q, self.cache.keys(k), self.cache.values(v), self.scale)
 
 
 def yarn_multiplier(c: Config) -> float:

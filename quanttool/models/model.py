@@ -12,6 +12,7 @@ from ..container import GGUFFile
 from ..errors import ModelError, UsageError
 from ..formats import dequantize_rows
 from .config import Config
+from .kv_cache import KVCache
 from .layers import ROWS_PER_BATCH, GatedFFN, RMSNorm
 from .moe import MoE
 from .products import block_precision
@@ -67,9 +68,9 @@ class Model:
     A subclass, one per architecture, gives its layers in `layer` and overrides what differs.
     """
 
-    def __init__(self, file: GGUFFile, precision: str = "f32"):
+    def __init__(self, file: GGUFFile, precision: str = "f32", cache: KVCache | None = None):
         self.file, self.config, self.precision = file, Config(file), precision
-        self.tensors = Tensors(file, precision)
+        self.tensors = Tensors(file, precision, cache or KVCache())
         in_blocks = block_precision(precision, has_experts=self.config.integer("expert_count", 0) > 0)
         self.n_embd = self.config.n_embd
         self.n_vocab = self._vocabulary_size()

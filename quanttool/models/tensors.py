@@ -12,6 +12,7 @@ from ..container import GGUFFile
 from ..errors import ModelError
 from ..formats import dequantize_rows
 from ..parallel import default_threads, in_order
+from .kv_cache import KVCache
 from .products import Array, Weight, weight_for_products
 
 # observer(tensor name, x f32 [n_rows, n_cols], expert or None): sees the input rows of every product with a weight
@@ -78,14 +79,15 @@ class Watch:
 class Tensors:
     """The tensors of a model, or of one block of it: names are then given without "blk.3."."""
 
-    def __init__(self, file: GGUFFile, precision: str, prefix: str = "", watch: Watch | None = None):
-        self.file, self.precision, self.prefix, self.watch = file, precision, prefix, watch or Watch()
+    def __init__(self, file: GGUFFile, precision: str, cache: KVCache, prefix: str = "", watch: Watch | None = None):
+        self.file, self.precision, self.cache, self.prefix = file, precision, cache, prefix
+        self.watch = watch or Watch()
         self.linears: list[Linear] = []  # what `load` expands
         self.taken: set[str] = set()  # names of tensors that were asked for
         self.multiplied: list[str] = []  # names of those that are multiplied with: what an observer hears of
 
     def block(self, index: int, precision: str) -> "Tensors":
-        return Tensors(self.file, precision, f"blk.{index}.", self.watch)
+        return Tensors(self.file, precision, self.cache, f"blk.{index}.", self.watch)
 
     def will_need(self) -> None:
         """Have the system start to read all tensors whose names start with the prefix."""

@@ -145,3 +145,14 @@ def test_precision(run, tiny_model, text):
     assert auto == f32  # the weights are float32
     assert bf16["running"] != f32["running"]
     np.testing.assert_allclose(bf16["running"], f32["running"], rtol=0.02)
+
+
+def test_a_quantized_cache_costs_divergence_and_the_base_keeps_its_own(run, tiny_model, text):
+    def mean_kld(*options):
+        options = ("-m", tiny_model, "--base-model", tiny_model, "-f", text, "-c", 32, *options)
+        return json.loads(run("perplexity", *options, "--json").out)["models"][0]["mean_kld"]["value"]
+
+    assert mean_kld() == 0
+    assert 0 < mean_kld("--cache-type-k", "q8_0") < mean_kld("--cache-type-k", "q4_0", "--cache-type-v", "q4_0")
+    result = run("perplexity", "-m", tiny_model, "-f", text, "-c", 32, "--cache-type-k", "q4_k")
+    assert result.code == 1 and "choose a type with smaller blocks" in result.err
