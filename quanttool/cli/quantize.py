@@ -22,6 +22,12 @@ TYPE, any case, is a mix of llama.cpp:
   Q8_0 Q6_K Q5_K_M Q5_K_S Q4_K_M Q4_K_S Q3_K_L Q3_K_M Q3_K_S Q2_K Q2_K_S (Q5_K, Q4_K, Q3_K: the _M ones)
   IQ4_NL IQ4_XS IQ3_M IQ3_S IQ3_XS IQ3_XXS IQ2_M IQ2_S IQ2_XS IQ2_XXS IQ1_M IQ1_S
   Q5_1 Q5_0 Q4_1 Q4_0 Q2_0 Q1_0 TQ2_0 TQ1_0 MXFP4_MOE F32 BF16 F16
+a mix of ik_llama.cpp:
+  IQ6_K IQ5_K IQ5_KS IQ4_K IQ4_KS IQ4_KSS IQ4_KT IQ3_KL IQ3_K IQ3_KS IQ3_KT IQ2_KL IQ2_K IQ2_KS IQ2_KT IQ1_KT
+  Q8_KV Q6_0 MXFP4 IQ2_BN IQ1_BN, and with rows woven together:
+  BF16_R16 Q8_0_R8 Q8_KV_R8 Q8_K_R8 Q6_0_R4 Q5_0_R4 Q4_0_R8 MXFP4_R8 Q6_K_R4 Q5_K_R4 Q4_K_R4 Q3_K_R4 Q2_K_R4
+  IQ5_K_R4 IQ5_KS_R4 IQ4_K_R4 IQ4_KS_R4 IQ4_NL_R4 IQ4_XS_R8 IQ3_K_R4 IQ3_S_R4 IQ3_XXS_R4 IQ2_K_R4 IQ2_M_R4
+  IQ2_XS_R4 IQ2_XXS_R4 IQ1_M_R4 IQ1_S_R4 IQ2_BN_R4
 or any ggml type (every tensor gets it), or COPY.
 
 \b
@@ -54,6 +60,13 @@ Examples:
     show_default=True,
     help="How scales and codes are found: as the type's own program does; with less weighted error in the same bytes, "
     "which needs an imatrix; or per type what is measured to diverge less.",
+)
+@click.option(
+    "--mix-rules",
+    type=click.Choice(["quanttool", "llama.cpp", "ik_llama.cpp"]),
+    default="quanttool",
+    show_default=True,
+    help="Whose choices a mix makes: ours differ from llama.cpp's for mixtures of experts only.",
 )
 @click.option("--hide-imatrix", is_flag=True, help="Write no names and numbers of the imatrix into the file.")
 @click.option("--pure", is_flag=True, help="Give every tensor the base type, without the mix's exceptions.")
@@ -110,6 +123,7 @@ def command(
     exclude_weights: tuple[str, ...],
     imatrix_rules: str,
     search: str,
+    mix_rules: str,
     hide_imatrix: bool,
     pure: bool,
     allow_requantize: bool,
@@ -161,7 +175,7 @@ def command(
     from ..recipes.resolve import Request, parse_target, weight_type
 
     request = Request(
-        target=parse_target(type_name),
+        target=parse_target(type_name, mix_rules),
         pure=pure,
         leave_output=leave_output_tensor,
         output_type=weight_type(output_tensor_type) if output_tensor_type else None,

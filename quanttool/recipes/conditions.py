@@ -21,9 +21,16 @@ FACTS: dict[str, type] = {
     "n_layer": int,  # layers of the model
     "n_expert": int,  # experts per layer, 0 in a dense model
     "gqa": int,  # query heads per key head, in the first layer
+    "n_vocab": int,  # tokens of the vocabulary
+    "n_embd": int,  # width of the hidden state
     "imatrix": bool,  # an imatrix was given
+    "tied": bool,  # the token embeddings are the output, too
+    "bits": int,  # whole bits per weight of the mix's base type
     "type": str,  # the type chosen so far
     "divides": bool,  # the rows divide into blocks of the mix's base type
+    "by_256": bool,  # the rows divide by 256
+    "shared": bool,  # part of a shared expert
+    "blk": int,  # layer in the tensor's name, -1 outside the layers
     "n_matrices": int,  # matrices in the tensor: experts, or heads
     "nth": int,  # tensors of this class that came before
     "layer": int,  # layer of this tensor, out of n

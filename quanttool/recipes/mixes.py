@@ -5,18 +5,23 @@
 
 import tomllib
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 from ..container import TensorInfo
 from ..data_folders import data_folder
 from ..errors import RecipeError, UsageError
 from ..ggml_types import BY_NAME, GGMLType, ggml_type
 from .conditions import FACTS, Facts, Rule, Test, parse_rule, parse_tests
+from .experts import ExpertRules, expert_rules
 from .model_facts import ModelFacts, layer_number
+
+# Whose choices: ours are llama.cpp's but for mixtures of experts. Mixes that only one program has are its own always.
+MixRules = Literal["quanttool", "llama.cpp", "ik_llama.cpp"]
+MIX_RULES: tuple[str, ...] = get_args(MixRules)
 
 
 @dataclass(frozen=True)
@@ -25,6 +30,7 @@ class Policy:
 
     classes: dict[str, tuple[str, ...]]  # class -> pieces of names
     counted_classes: frozenset[str]  # classes where `layer` is a tensor's place among its kind
+    counted: dict[str, tuple[str, ...]]  # of these, whose n counts other tensors: class -> pieces of names
     facts: dict[str, tuple[tuple[Test, ...], ...]]  # flag -> alternatives, each a list of tests
     requires_imatrix: frozenset[str]
 
@@ -50,6 +56,7 @@ class Mix:
     last: dict[str, tuple[Rule, ...]]
     requires_imatrix: frozenset[str]
     policy: Policy
+    experts: ExpertRules | None = None
 
     def applied_to(self, model: ModelFacts, tensors: list[TensorInfo], imatrix: bool) -> "AppliedMix":
         return AppliedMix(self, model, tensors, imatrix)
@@ -61,14 +68,21 @@ class AppliedMix:
     def __init__(self, mix: Mix, model: ModelFacts, tensors: list[TensorInfo], imatrix: bool):
         self.mix, self.model = mix, model
         self._class_sizes = Counter(mix.policy.tensor_class(tensor.name) for tensor in tensors)
+        for class_name, pieces in mix.policy.counted.items():
+            self._class_sizes[class_name] = sum(any(piece in tensor.name for piece in pieces) for tensor in tensors)
+        self._experts = mix.experts if mix.experts and mix.experts.concern(model) else None
         self._tied = not any(tensor.name == "output.weight" for tensor in tensors)
         self._seen: Counter[str] = Counter()
         self._model_facts: dict[str, Any] = {
             "arch": model.arch,
             "n_layer": model.n_layer,
-            "n_expert": model.n_expert,
+            "n_expert": self._experts.n_expert if self._experts else model.n_expert,
             "gqa": model.gqa,
+            "n_vocab": model.n_vocab,
+            "n_embd": model.n_embd,
             "imatrix": imatrix,
+            "tied": self._tied,
+            "bits": int(mix.base.bpw),
         }
         for name, alternatives in mix.policy.facts.items():
             holds = any(all(test.holds(self._model_facts) for test in tests) for tests in alternatives)
@@ -81,6 +95,9 @@ class AppliedMix:
             class_name = "output"
         facts = self._facts(tensor, class_name)
         self._seen[class_name] += 1
+        if self._experts and (decided := self._experts.rule_for(tensor, facts)):
+            class_name, rule = decided
+            return self._type(rule), f"{self.mix.name}: {class_name} = {rule.text}, in a mixture of experts"
         chosen, reason = self.mix.base, f"{self.mix.name}: base type"
         for rule in self.mix.rules.get(class_name) or self.mix.rules["other"]:
             if rule.holds(facts):
@@ -104,10 +121,15 @@ class AppliedMix:
             # llama.cpp counts in dense models too, where only some layers may have the tensor.
             named = layer_number(tensor.name) if self.model.n_expert > 1 else -1
             layer, n = named if named >= 0 else nth, self.model.n_layer
+        if self._experts and layer_number(tensor.name) >= 0:
+            nth = layer_number(tensor.name)  # so that shared experts do not count twice
         return {
             **self._model_facts,
             "type": self.mix.base.name,
             "divides": tensor.n_cols % self.mix.base.block_size == 0,
+            "by_256": tensor.n_cols % 256 == 0,
+            "shared": "_shexp.weight" in tensor.name,
+            "blk": layer_number(tensor.name),
             "n_matrices": tensor.ne[2] if len(tensor.ne) > 2 else 1,
             "nth": nth,
             "layer": layer,
@@ -117,12 +139,10 @@ class AppliedMix:
 
 
 @cache
-def load_mixes() -> dict[str, Mix]:
-    """All shipped mixes by name, aliases included. Raises RecipeError if a file cannot be read."""
-    mixes: dict[str, Mix] = {}
-    for path in sorted((data_folder("recipes") / "mixes").glob("*.toml")):
-        mixes.update(read_mixes(path))
-    return mixes
+def load_mixes() -> dict[str, dict[str, Mix]]:
+    """Program -> its mixes by name, aliases included. Raises RecipeError if a file cannot be read."""
+    folder = data_folder("recipes") / "mixes"
+    return {program: read_mixes(folder / f"{program}.toml") for program in ("llama.cpp", "ik_llama.cpp")}
 
 
 def read_mixes(path: Path) -> dict[str, Mix]:
@@ -142,7 +162,8 @@ def _mixes(data: dict[str, Any]) -> dict[str, Mix]:
     policy = Policy(
         classes={name: tuple(pieces) for name, pieces in data["classes"].items()},
         counted_classes=frozenset(data.get("counted_classes", ())),
-        facts={name: tuple(parse_tests(text) for text in texts) for name, texts in flags.items()},
+        counted={name: tuple(pieces) for name, pieces in data.get("counted", {}).items()},
+        facts={name: tuple(parse_tests(text, known) for text in texts) for name, texts in flags.items()},
         requires_imatrix=frozenset(ggml_type(t).name for t in data.get("requires_imatrix", {}).get("types", ())),
     )
     mixes = {}
@@ -190,18 +211,32 @@ def _mix(name: str, entry: dict, family: dict, first: dict, policy: Policy, know
     )
 
 
-def find_mix(name: str) -> Mix | None:
+def find_mix(name: str, rules: MixRules = "quanttool") -> Mix | None:
     """A mix by name or alias, any case; None if there is none."""
-    return load_mixes().get(name.upper())
+    name, mixes = name.upper(), load_mixes()
+    order = ("ik_llama.cpp", "llama.cpp") if rules == "ik_llama.cpp" else ("llama.cpp", "ik_llama.cpp")
+    program = next((program for program in order if name in mixes[program]), None)
+    if program is None:
+        return None
+    mix = mixes[program][name]
+    if rules == "quanttool" and program == "llama.cpp" and mix.name not in expert_rules().exempt:
+        return replace(mix, experts=expert_rules())
+    return mix
+
+
+def mix_names() -> set[str]:
+    """Names and aliases of all mixes."""
+    return set().union(*load_mixes().values())
 
 
 def requires_imatrix(mix: Mix | None) -> frozenset[str]:
     """Names of types that are useless without an imatrix, in a mix or anywhere."""
     if mix:
         return mix.requires_imatrix
-    return frozenset().union(*(mix.policy.requires_imatrix for mix in load_mixes().values()))
+    mixes = (mix for program in load_mixes().values() for mix in program.values())
+    return frozenset().union(*(mix.policy.requires_imatrix for mix in mixes))
 
 
 def near_names(name: str, extra: tuple[str, ...] = ()) -> list[str]:
     """Names of mixes and types that look like `name`."""
-    return get_close_matches(name.upper(), sorted({*load_mixes(), *BY_NAME, *extra}), n=4, cutoff=0.5)
+    return get_close_matches(name.upper(), sorted({*mix_names(), *BY_NAME, *extra}), n=4, cutoff=0.5)

@@ -19,6 +19,8 @@ class ModelFacts:
     n_layer: int
     n_expert: int
     gqa: int  # query heads per key-value head in the first layer; 0 where that layer has no attention
+    n_vocab: int = 0
+    n_embd: int = 0
 
     @classmethod
     def of(cls, metadata: Mapping[str, Any]) -> "ModelFacts":
@@ -39,13 +41,20 @@ class ModelFacts:
         n_head = number("attention.head_count", 0)
         n_head_kv = number("attention.head_count_kv", n_head)
         gqa = n_head // n_head_kv if n_head_kv > 0 else 0
-        return cls(arch, number("block_count", 0), number("expert_count", 0), gqa)
+        n_vocab = number("vocab_size", len(metadata.get("tokenizer.ggml.tokens", ())))
+        n_embd = number("embedding_length", 0)
+        return cls(arch, number("block_count", 0), number("expert_count", 0), gqa, n_vocab, n_embd)
 
 
 def layer_number(name: str) -> int:
     """Layer of a tensor, as its name says; -1 outside the layers."""
     match = _LAYER.match(name)
     return int(match[1]) if match else -1
+
+
+def without_layer(name: str) -> str:
+    """`blk.3.attn_q.weight` -> `attn_q.weight`"""
+    return name[match.end() + 1 :] if (match := _LAYER.match(name)) else name
 
 
 def in_layer_order(tensors: Iterable[TensorInfo]) -> list[TensorInfo]:

@@ -13,7 +13,7 @@ from ..container import TensorInfo
 from ..errors import RecipeError, UsageError
 from ..ggml_types import BY_NAME, GGMLType, ggml_type
 from .limits import TOKEN_EMBEDDINGS, fallback, is_token_embedding, reason_to_keep
-from .mixes import Mix, find_mix, near_names
+from .mixes import Mix, MixRules, find_mix, near_names
 from .model_facts import ModelFacts, in_layer_order
 from .repack import Repacking
 from .rules import TensorRule, first_match
@@ -36,12 +36,12 @@ class Target:
     mix: Mix | None = None
 
 
-def parse_target(text: str) -> Target:
+def parse_target(text: str, mix_rules: MixRules = "quanttool") -> Target:
     """A mix, its alias, a ggml type, or COPY; any case. Raises UsageError that suggests the near names."""
     name = text.upper()
     if name == "COPY":
         return Target("COPY", None)
-    if mix := find_mix(name):
+    if mix := find_mix(name, mix_rules):
         return Target(mix.name, mix.base, mix)
     if name in BY_NAME:
         return Target(name, weight_type(name))

@@ -29,7 +29,7 @@ def folder(tmp_path_factory):
 
 def plan_of(folder, target: str, imatrix=None, **options):
     file = GGUFFile(folder / "model.gguf")
-    request = Request(parse_target(target), imatrix=imatrix is not None, **options)
+    request = Request(parse_target(target, "llama.cpp"), imatrix=imatrix is not None, **options)
     return file, make_plan(file.metadata, file.tensors.values(), request, imatrix, "i")
 
 
@@ -87,7 +87,7 @@ def test_the_command(folder, tmp_path):
     from quanttool.cli.quantize import command
 
     def plan(*words) -> dict:
-        arguments = ["--dry-run", "--json", *words, str(folder / "model.gguf"), "Q4_K_M"]
+        arguments = ["--dry-run", "--json", "--mix-rules", "llama.cpp", *words, str(folder / "model.gguf"), "Q4_K_M"]
         return {entry["name"]: entry for entry in json.loads(CliRunner().invoke(command, arguments).stdout)}
 
     assert plan()[NAME]["type"] == "Q5_0"

@@ -46,7 +46,8 @@ def folder(tmp_path_factory):
 def test_small_files_equal_those_of_llama_quantize(folder, monkeypatch, arguments):
     monkeypatch.chdir(folder)  # the imatrix's name, as given, is in the file
     *options, target = arguments.split()
-    quantize("--no-provenance", "--imatrix-rules", "llama.cpp", *options, "out.gguf", target)
+    rules = ("--imatrix-rules", "llama.cpp", "--mix-rules", "llama.cpp")
+    quantize("--no-provenance", *rules, *options, "out.gguf", target)
     assert hashlib.sha256(Path("out.gguf").read_bytes()).hexdigest() == SMALL[arguments]
 
 
@@ -79,7 +80,7 @@ REPACKED = {
 
 @pytest.mark.parametrize("target", REPACKED)
 def test_repacked_tensors_equal_those_of_ik_llama_cpp(folder, tmp_path, target):
-    quantize(folder / "model.gguf", tmp_path / "base.gguf", target)
+    quantize("--mix-rules", "llama.cpp", folder / "model.gguf", tmp_path / "base.gguf", target)
     quantize(tmp_path / "base.gguf", tmp_path / "woven.gguf", "COPY", "--repack")
     woven, digest = GGUFFile(tmp_path / "woven.gguf"), hashlib.sha256()
     for name, tensor in sorted(woven.tensors.items()):

@@ -19,7 +19,7 @@ def source(tmp_path_factory) -> GGUFFile:
 
 
 def plan_of(source: GGUFFile, target: str, imatrix: Imatrix | None = None, requantize=False, **options) -> Plan:
-    request = Request(parse_target(target), imatrix=imatrix is not None, **options)
+    request = Request(parse_target(target, "llama.cpp"), imatrix=imatrix is not None, **options)
     return make_plan(source.metadata, source.tensors.values(), request, imatrix, "im.gguf", requantize)
 
 
@@ -86,7 +86,7 @@ def test_metadata_in_the_order_of_llama_quantize(source):
     assert plan.metadata["quantize.imatrix.dataset"][1][8:] == b"a.txt"
     assert plan.metadata["quantize.imatrix.entries_count"][1] == len(imatrix.entries).to_bytes(4, "little")
     assert plan_of(source, "COPY").metadata["general.file_type"][1] == bytes(4)  # as the source says
-    assert "general.file_type" not in plan_of(source, "IQ4_K").metadata  # no file type, but a type of tensors
+    assert "general.file_type" not in plan_of(source, "IQ2_S_R4").metadata  # no file type, but a type of tensors
 
 
 def test_types_that_need_an_imatrix_stop_a_run_before_it_starts(source):
@@ -115,12 +115,14 @@ def test_output_and_embeddings_are_exempt(source):
 def test_quantized_sources_need_permission(tmp_path, source):
     plan = plan_of(source, "Q4_0")
     quantized = [tensor.target for tensor in plan.tensors]
-    request = Request(parse_target("Q5_0"))
+    request = Request(parse_target("Q5_0", "llama.cpp"))
     refused = make_plan(source.metadata, quantized, request)
     assert "blk.0.attn_k.weight is Q4_0 already" in [str(p).split(",")[0] for p in refused.problems]
     assert "--allow-requantize" in str(refused.problems[0])
     assert make_plan(source.metadata, quantized, request, allow_requantize=True).problems == []
-    assert make_plan(source.metadata, quantized, Request(parse_target("Q4_0"))).problems == []  # nothing to convert
+    assert (
+        make_plan(source.metadata, quantized, Request(parse_target("Q4_0", "llama.cpp"))).problems == []
+    )  # nothing to convert
 
 
 def test_an_imatrix_of_another_model_is_refused(source):

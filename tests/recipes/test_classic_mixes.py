@@ -57,7 +57,7 @@ def test_types_equal_those_of_llama_cpp(model):
     schema = read_schema(GOLDEN / f"{model}.schema")
     assert len(schema.default) == 33
     for mix, default in schema.default.items():
-        target = parse_target(mix)
+        target = parse_target(mix, "llama.cpp")
         assert target.base.name == default
         choices = resolve(metadata(model, schema.dimensions), tensors(model), Request(target))
         quantized = {c.tensor.name: c.type.name for c in choices if not c.reason.startswith("kept")}
@@ -87,7 +87,9 @@ def test_types_equal_those_of_a_dry_run(path):
     assert len(schema.default) >= 30
     for run, default in schema.default.items():
         mix, *options = run.split()
-        request = Request(parse_target(mix), imatrix=bool(schema.dimensions.get("imatrix")), **parse_options(options))
+        request = Request(
+            parse_target(mix, "llama.cpp"), imatrix=bool(schema.dimensions.get("imatrix")), **parse_options(options)
+        )
         choices = resolve(metadata(model, schema.dimensions), tensors(model), request)
         types = {c.tensor.name: c.type.name for c in choices}
         assert types == {**dict.fromkeys(types, default), **schema.exceptions[run]}, run

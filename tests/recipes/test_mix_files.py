@@ -1,12 +1,14 @@
 """The form that mixes are written in: what it means, and what is refused."""
 
+from dataclasses import replace
+
 import pytest
 
 from quanttool.container import TensorInfo
 from quanttool.errors import RecipeError, UsageError
 from quanttool.ggml_types import BY_NAME
 from quanttool.recipes.conditions import parse_rule, parse_tests
-from quanttool.recipes.mixes import find_mix, load_mixes, read_mixes
+from quanttool.recipes.mixes import MIX_RULES, find_mix, load_mixes, read_mixes
 from quanttool.recipes.model_facts import ModelFacts, in_layer_order, layer_number
 from quanttool.recipes.resolve import Request, parse_target, resolve, weight_type
 from quanttool.recipes.rules import parse_tensor_rule
@@ -109,16 +111,29 @@ def test_mistakes_in_a_mix_file_name_the_file(tmp_path, old, new, message):
     assert "m.toml" in str(error.value) and "\n" not in str(error.value)
 
 
-def test_every_shipped_mix_has_its_own_file_type():
-    mixes = {mix.name: mix for mix in load_mixes().values()}
-    assert len({mix.file_type for mix in mixes.values()}) == len(mixes) >= 35
-    assert find_mix("q4_k") is mixes["Q4_K_M"] and find_mix("Q4_K_X") is None
+@pytest.mark.parametrize(("program", "least"), [("llama.cpp", 35), ("ik_llama.cpp", 74)])
+def test_every_shipped_mix_has_its_own_file_type(program, least):
+    mixes = {mix.name: mix for mix in load_mixes()[program].values()}
+    assert len({mix.file_type for mix in mixes.values()}) == len(mixes) >= least
+
+
+def test_mixes_by_name_and_by_whose_choices():
+    mixes = load_mixes()
+    assert find_mix("q4_k", "llama.cpp") is mixes["llama.cpp"]["Q4_K_M"]
+    assert find_mix("q4_k", "ik_llama.cpp") is mixes["ik_llama.cpp"]["Q4_K_M"]
+    ours = find_mix("q4_k")
+    assert replace(ours, experts=None) == mixes["llama.cpp"]["Q4_K_M"] and ours.experts
+    assert find_mix("Q4_K_X") is None and find_mix("TQ1_0") is mixes["llama.cpp"]["TQ1_0"]
+    for rules in MIX_RULES:  # mixes that only one program has
+        assert find_mix("IQ4_KSS", rules) is mixes["ik_llama.cpp"]["IQ4_KSS"]
+        assert find_mix("MXFP4_MOE", rules) is mixes["llama.cpp"]["MXFP4_MOE"]
 
 
 def test_type_names():
     assert parse_target("q4_k").name == "Q4_K_M" and parse_target("copy").base is None
     assert parse_target("iq2_s").base.name == "IQ2_XS"  # the mix of that name
-    assert parse_target("iq4_k").mix is None and parse_target("iq4_k").base.name == "IQ4_K"
+    assert parse_target("iq4_k").mix.name == "IQ4_K" and parse_target("iq4_k").base.name == "IQ4_K"
+    assert parse_target("nvfp4").mix is None and parse_target("nvfp4").base.name == "NVFP4"
     with pytest.raises(UsageError, match=r"unknown type 'Q4_M'; did you mean .*Q4_K_M"):
         parse_target("Q4_M")
     with pytest.raises(UsageError, match="not a type for weights"):
