@@ -85,10 +85,8 @@ class BestTabulated(Tabulated):
     def quantize_best(self, rows: F32, importance: F32, out: NDArray[np.uint8]) -> None:
         x, exponents = self.units(rows)
         weights = usable_importance(x.reshape(rows.shape), importance, x.shape[2]).reshape(x.shape)
-        _, d, index, table = self.solve_best(x, weights, lambda d: self.as_stored(d, exponents))
-        scale_codes = np.argsort(self.levels)[index].astype(np.uint16)
-        codes, _ = self.find_codes(x, weights, d, scale_codes, table)
-        self.store(d, scale_codes, table, codes, x, exponents, out)
+        solution = self.solve_best(x, weights, lambda d: self.as_stored(d, exponents))
+        self.store(*solution, x, exponents, out)
 
     def as_stored(self, d: F32, exponents: NDArray[np.int32]) -> F32:
         """d f32 [n_units] of units of magnitude one as it will be read back from the bytes."""
@@ -103,11 +101,17 @@ class BestTabulated(Tabulated):
         """How entries are chosen (see `kernels.best_tables`)."""
         return Entries(self.tables[:, 0, 0].copy(), *table_steps(self.tables[..., 0].copy()))
 
-    def solve_best(self, x: F32, weights: F32, stored: Callable[[F32], F32]) -> Solution:
-        """The best that is found for units x, weights f32 [n_units, n_subs, size].
+    def solve_best(self, x: F32, weights: F32, stored: Callable[[F32], F32]) -> tuple[F32, U16, U16, U16]:
+        """What `solve` gives, for units x and weights f32 [n_units, n_subs, size], without `d_factor`.
 
         stored:  f32 [n_units] -> f32 [n_units], d as the bytes will hold it
         """
+        _, d, index, table = self.search_best(x, weights, stored)
+        scale_codes = np.argsort(self.levels)[index].astype(np.uint16)
+        codes, _ = self.find_codes(x, weights, d, scale_codes, table)
+        return d, scale_codes, table, codes
+
+    def search_best(self, x: F32, weights: F32, stored: Callable[[F32], F32]) -> Solution:
         trials, book, levels = self.best_trials, self.book(), level_grid(self.levels)
         tiles = self.search_tiles(x), self.search_tiles(weights)
         fits = np.empty((3, 2 * len(self.tables), *sub_tiles(1, x).shape[1:]), np.float32)
@@ -126,12 +130,14 @@ class BestTabulated(Tabulated):
         return best
 
 
-def better_of(one: Solution, other: Solution) -> Solution:
-    """Unit by unit the solution that gains more; of equals the first."""
+def better_of(one: NamedTuple, other: NamedTuple) -> NamedTuple:
+    """Of two solutions unit by unit the one with more gain, their first field; of equals the first.
+
+    Fields are arrays [n_units, ...].
+    """
     better = other.gain > one.gain
-    return Solution(
-        *(np.where(better if a.ndim == 1 else better[:, None], b, a) for a, b in zip(one, other, strict=True))
-    )
+    chosen = [np.where(better.reshape(-1, *(1,) * (a.ndim - 1)), b, a) for a, b in zip(one, other, strict=True)]
+    return type(one)(*chosen)
 
 
 def level_grid(levels: F32) -> tuple[np.float32, np.float32, np.float32]:

@@ -77,13 +77,19 @@ def e2m1_codes(x, scale):
 
 
 @kernel
-def pack_mxfp4(blocks, out):
+def mxfp4_scale_codes(blocks, codes):
+    """Scale codes u8 [n_blocks, 1] as the reference chooses them, for blocks f32 [n_blocks, 32]."""
+    for block in range(blocks.shape[0]):
+        codes[block, 0] = np.uint8(e8m0_code(largest_magnitude(blocks[block])))
+
+
+@kernel
+def pack_mxfp4(blocks, scale_codes, out):
     """blocks f32 [n_blocks, 32] -> out u8 [n_blocks, 17]: exponent, qs[16] with value j low and value j + 16 high."""
     for block in range(blocks.shape[0]):
         x = blocks[block]
-        code = e8m0_code(largest_magnitude(x))
-        scale = e8m0_half(code)
-        out[block, 0] = np.uint8(code)
+        scale = e8m0_half(np.int32(scale_codes[block, 0]))
+        out[block, 0] = scale_codes[block, 0]
         store(out[block], 1, e2m1_codes(load_16(x, 0), scale) | e2m1_codes(load_16(x, 16), scale) << 4)
 
 
@@ -98,7 +104,15 @@ def unpack_mxfp4(data, out):
 
 
 @kernel
-def pack_nvfp4(blocks, out):
+def nvfp4_scale_codes(blocks, codes):
+    """Scale codes u8 [n_blocks, 4] as the reference chooses them, for blocks f32 [n_blocks, 64]."""
+    for block in range(blocks.shape[0]):
+        for k in range(4):
+            codes[block, k] = ue4m3_code(largest_magnitude(blocks[block, 16 * k : 16 * k + 16]) / np.float32(6))
+
+
+@kernel
+def pack_nvfp4(blocks, scale_codes, out):
     """blocks f32 [n_blocks, 64] -> out u8 [n_blocks, 36]: four scales, for 16 values each, qs[32].
 
     8 bytes for each 16 values, value j low and value j + 8 high.
@@ -106,7 +120,7 @@ def pack_nvfp4(blocks, out):
     for block in range(blocks.shape[0]):
         x = blocks[block]
         for k in range(4):
-            code = ue4m3_code(largest_magnitude(x[16 * k : 16 * k + 16]) / np.float32(6))
+            code = scale_codes[block, k]
             scale = ue4m3_half(code) if code else np.float32(np.inf)  # all codes are 0 then
             low, high = load_8(x, 16 * k), load_8(x, 16 * k + 8)
             out[block, k] = code
@@ -122,3 +136,12 @@ def unpack_nvfp4(data, out):
             codes = load_8(data[block], 4 + 8 * k)
             store(out[block], 16 * k, lookup(codes & 15, E2M1) * scale)
             store(out[block], 16 * k + 8, lookup(codes >> 4, E2M1) * scale)
+
+
+@kernel
+def half_scales(mx, nv):
+    """What the scale codes stand for, half of it: f32 [E8M0_MAX_CODE + 1] and f32 [UE4M3_MAX_CODE + 1], written."""
+    for code in range(mx.size):
+        mx[code] = e8m0_half(np.int32(code))
+    for code in range(nv.size):
+        nv[code] = ue4m3_half(np.uint8(code))

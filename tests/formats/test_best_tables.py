@@ -13,7 +13,7 @@ from tests.formats.test_robustness import awkward_importance, awkward_rows
 GOLDEN = Path(__file__).parents[1] / "golden" / "formats"
 FAMILIES = ("IQ4_NL", "IQ4_XS", "IQ2_K", "IQ3_K", "IQ4_K", "IQ5_K", "IQ6_K")
 ROW_FAMILIES = ("IQ2_KS", "IQ3_KS", "IQ4_KS", "IQ5_KS", "IQ4_KSS", "IQ2_KL")
-TYPES = [*FAMILIES, *ROW_FAMILIES]
+TYPES = ["MXFP4", "NVFP4", *FAMILIES, *ROW_FAMILIES]
 
 
 def errors(name, data, rows, importance):
@@ -78,6 +78,23 @@ EXHAUSTIBLE = {
 }
 
 
+E2M1 = np.array([[-12.0, -8, -6, -4, -3, -2, -1, 0, 1, 2, 3, 4, 6, 8, 12]])
+E8M0_HALF = 2.0 ** (np.arange(100, 150) - 128)
+E4M3_HALF = [m / 1024 for m in range(8)] + [(1 + m / 8) * 2.0 ** (e - 8) for e in range(1, 16) for m in range(8)]
+
+
+@pytest.mark.parametrize(("name", "scales", "size"), [("MXFP4", E8M0_HALF, 32), ("NVFP4", E4M3_HALF[:127], 16)])
+def test_the_least_error_of_four_bit_floats(name, scales, size):
+    rng = np.random.default_rng(6)
+    rows = (rng.standard_t(5, (6, 64)) * np.geomspace(0.01, 10, 6)[:, None]).astype(np.float32)
+    importance = rng.gamma(0.5, 1, 64).astype(np.float32)
+    found = errors(name, quantize_rows(rows, name, importance, "best"), rows, importance).sum(axis=1)
+    weights = importance.reshape(-1, size)
+    one = np.ones(1)
+    least = [naive.least_error(row.reshape(-1, size), weights, E2M1, np.array(scales), one) for row in rows]
+    np.testing.assert_allclose(found, least, rtol=1e-5)
+
+
 @pytest.mark.parametrize("name", EXHAUSTIBLE)
 def test_near_the_least_error_there_is(name):
     tables, levels, size, bound = EXHAUSTIBLE[name]
@@ -99,7 +116,7 @@ def test_near_the_least_error_there_is(name):
 
 def test_types_with_best_are_listed():
     """So that no type gets the search without these tests."""
-    families = ("iq4", "iqk", "iqk_s")
+    families = ("float4", "iq4", "iqk", "iqk_s")
     modules = [f"quanttool.formats.{family}" for family in families]
     named = {n for n in available_formats() if type(block_format(n)).__module__ in modules}
     assert named == set(TYPES)
