@@ -4,14 +4,17 @@ Layouts: ik_llama.cpp ggml-common.h `block_iq1_kt` ... `block_iq4_kt`, each row 
 iqk_quantize.cpp `dequantize_row_iq1_kt` ... `dequantize_row_iq4_kt`; search: `quantize_row_iq1_kt_impl` ...
 """
 
+from collections.abc import Callable, Iterable, Iterator
 from functools import cache
+from itertools import product
 from typing import ClassVar, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ..kernels.trellis import Book, make_book, nearest_points
 from . import iqk_tables as table
-from .best_tables import BestTabulated, better_of
+from .best_tables import BestTabulated
 from .layout import Layout, bits, join
 from .tabulated import F32, U16, UNIFORM_IMPORTANCE, largest_of, quotient
 
@@ -20,15 +23,26 @@ b = np.arange(8)  # its sub-blocks of 32
 g = np.arange(32)  # its groups of 8
 q = np.arange(64)  # its groups of 4
 
+SWEEPS = 4  # of choosing levels for d and refitting d for levels, in search="best"
 
-class TrellisSolution(NamedTuple):
-    """d and what belongs to it, for each unit."""
 
-    gain: F32  # [n_units]
-    d: F32  # [n_units]
-    scale_codes: U16  # [n_units, n_subs]
-    variants: U16  # [n_units, n_subs]
-    codes: U16  # [n_units, n_subs, n_groups]
+class Pool(NamedTuple):
+    """Sequences that each sub-block may take, and the sums that tell how they fit; the first axis numbers them."""
+
+    variants: U16  # [n, n_units, n_subs]
+    codes: U16  # [n, n_units, n_subs, n_groups]
+    qx: F32  # [n, n_units, n_subs], sum w q x
+    q2: F32  # [n, n_units, n_subs], sum w q^2
+
+    @classmethod
+    def of(cls, found: Iterable[tuple[int, U16, F32, F32]]) -> "Pool":
+        """From table, codes, w q x and w q^2 of each trial."""
+        variants, *rest = (np.stack(part) for part in zip(*found, strict=True))
+        return cls(np.broadcast_to(variants[:, None, None], rest[1].shape).astype(np.uint16), *rest)
+
+    def taking(self, which: NDArray[np.int64]) -> tuple[U16, U16, F32, F32]:
+        """Fields without the first axis: number `which` [n_units, n_subs] of each sub-block."""
+        return tuple(np.take_along_axis(a, which.reshape(1, *which.shape, *(1,) * (a.ndim - 3)), 0)[0] for a in self)
 
 
 class Trellis(BestTabulated):
@@ -42,7 +56,7 @@ class Trellis(BestTabulated):
     d_targets:  the row's largest scale is brought to these levels
     reach:      how far sequences are searched for (see `kernels.trellis`), in trials of scales and in the end: with
                 eight dimensions half the way costs 0.04 % of the error and takes two thirds of the time
-    best_sweeps: how often search="best" looks for the sequences anew
+    best_offsets: in place of `offsets`, for search="best"
     """
 
     n_bins: ClassVar[int] = 2
@@ -52,7 +66,7 @@ class Trellis(BestTabulated):
     signs: ClassVar[tuple[int, ...]] = (1, -1)
     d_targets: ClassVar[tuple[float, ...]] = tuple(range(-127 - 9, -127 + 10))
     reach: ClassVar[tuple[float, float]] = (0.3, 0.5)
-    best_sweeps: ClassVar[int] = 3
+    best_offsets: ClassVar[tuple[float, ...]] = tuple(range(-48, 25, 12))
     plain_sigma = 0.25
 
     def weights(self, rows, importance, size):
@@ -61,34 +75,41 @@ class Trellis(BestTabulated):
 
     def find_levels(self, x, weights):
         scales, scores, variants = self.find_scales(x, weights)
+        d = self.fit_d(scales, scores)
+        return d, self.nearest_levels(scales, d), variants
+
+    def fit_d(self, scales: F32, scores: F32) -> F32:
+        """The best d f32 [n_units] of those that bring the largest scale to one of `d_targets`, refitted."""
         top = largest_of(scales)
         qx, q2 = quotient(scores, scales), quotient(scores, scales * scales)  # each sub-block's w q x and w q^2
-        best = np.zeros(len(x), np.float32)
-        d = np.zeros(len(x), np.float32)
+        best, d = np.zeros((2, len(scales)), np.float32)
         for target in self.d_targets:
             levels = self.levels[self.nearest_levels(scales, top / np.float32(target))]
             sum_qx, sum_q2 = (levels * qx).sum(axis=1), (levels * levels * q2).sum(axis=1)
             better = sum_qx * sum_qx > best * sum_q2
             d = np.where(better, quotient(sum_qx, sum_q2), d)
             best = np.where(better, d * sum_qx, best)
-        return d, self.nearest_levels(scales, d), variants
+        return d
 
     def find_scales(self, x: F32, weights: F32) -> tuple[F32, F32, U16]:
         """Best float scale, its score (sum w q x)^2 / sum w q^2, and table of each sub-block, [n_units, n_subs]."""
-        largest = np.abs(x).max(axis=2)
-        share = largest / np.maximum(largest.max(axis=1, keepdims=True), np.finfo(np.float32).tiny)
-        target = np.maximum(np.float32(self.base), np.float32(self.by_row) * share)
-        trials = [(v, sign, offset) for v in range(len(self.tables)) for offset in self.offsets for sign in self.signs]
         scales, scores = np.zeros((2, *x.shape[:2]), np.float32)
         variants = np.zeros(x.shape[:2], np.uint16)
-        for v, sign, offset in trials:
-            inverses = quotient(np.float32(sign) * (target + np.float32(offset)), largest)
-            _, qx, q2 = self.nearest_sequences(x, weights, inverses, v, self.reach[0])
+        for v, _, qx, q2 in self.trials_of(x, weights, self.offsets):
             better = qx * qx > scores * q2
             scales = np.where(better, quotient(qx, q2), scales)
             scores = np.where(better, scales * qx, scores)
             variants = np.where(better, np.uint16(v), variants)
         return scales, scores, variants
+
+    def trials_of(self, x: F32, weights: F32, offsets: tuple[float, ...]) -> Iterator[tuple[int, U16, F32, F32]]:
+        """For each trial scale the table, and `nearest_sequences` with it."""
+        largest = np.abs(x).max(axis=2)
+        share = largest / np.maximum(largest.max(axis=1, keepdims=True), np.finfo(np.float32).tiny)
+        target = np.maximum(np.float32(self.base), np.float32(self.by_row) * share)
+        for v, offset, sign in product(range(len(self.tables)), offsets, self.signs):
+            inverses = quotient(np.float32(sign) * (target + np.float32(offset)), largest)
+            yield v, *self.nearest_sequences(x, weights, inverses, v, self.reach[0])
 
     def find_codes(self, x, weights, d, scale_codes, variants):
         levels = self.levels[scale_codes]
@@ -107,20 +128,35 @@ class Trellis(BestTabulated):
         return codes, qx, q2
 
     def solve_best(self, x, weights, stored):
-        """Sequences, then levels and d for these, then sequences again: a few times, and the best that was met."""
+        """A pool of sequences for each sub-block, one for each trial scale; which of them, levels and d in turns.
+
+        Then sequences for just these scales join the pool.
+        """
         weights = weights + UNIFORM_IMPORTANCE
-        d, scale_codes, variants = self.find_levels(x, weights)
-        best = None
-        for _ in range(self.best_sweeps):
+        pool = Pool.of(self.trials_of(x, weights, self.best_offsets))
+        scores = quotient(pool.qx * pool.qx, pool.q2)
+        _, _, qx, q2 = pool.taking(scores.argmax(axis=0))
+        d = self.fit_d(quotient(qx, q2), scores.max(axis=0))
+        d, scale_codes, which = self.choose(pool, d, stored)
+        inverses = quotient(np.float32(1), d[:, None] * self.levels[scale_codes])
+        more = ((v, *self.nearest_sequences(x, weights, inverses, v, self.reach[1])) for v in range(len(self.tables)))
+        pool = Pool(*(np.concatenate(pair) for pair in zip(pool, Pool.of(more), strict=True)))
+        d, scale_codes, which = self.choose(pool, d, stored)
+        variants, codes, _, _ = pool.taking(which)
+        return d, scale_codes, variants, codes
+
+    def choose(self, pool: Pool, d: F32, stored: Callable[[F32], F32]) -> tuple[F32, U16, NDArray[np.int64]]:
+        """d f32 [n_units], scale codes u16 [n_units, n_subs] and the members i64 [n_units, n_subs] of least error."""
+        for _ in range(SWEEPS):
             d = stored(d)
+            codes = np.stack([self.nearest_levels(quotient(*part), d) for part in zip(pool.qx, pool.q2, strict=True)])
+            scales = d[:, None] * self.levels[codes]
+            which = (scales * (2 * pool.qx - scales * pool.q2)).argmax(axis=0)
+            scale_codes = np.take_along_axis(codes, which[None], axis=0)[0]
+            _, _, qx, q2 = pool.taking(which)
             levels = self.levels[scale_codes]
-            codes, qx, q2 = self.find_sequences(x, weights, d[:, None] * levels, variants)
-            sum_qx, sum_q2 = (levels * qx).sum(axis=1), (levels * levels * q2).sum(axis=1)
-            found = TrellisSolution(d * (2 * sum_qx - d * sum_q2), d, scale_codes, variants, codes)
-            best = found if best is None else better_of(best, found)
-            d = quotient(sum_qx, sum_q2)
-            scale_codes = self.nearest_levels(quotient(qx, q2), d)
-        return best[1:]
+            last, d = d, quotient((levels * qx).sum(axis=1), (levels * levels * q2).sum(axis=1))
+        return last, scale_codes, which
 
     def nearest_sequences(self, x: F32, weights: F32, inverses: F32, v: int, reach: float) -> tuple[U16, F32, F32]:
         """Numbers u16 [n_units, n_subs, n_groups] of the sequences of table v nearest to x * inverses.
@@ -184,6 +220,7 @@ class IQ3_KT(Trellis):
     base = 84
     by_row = 123
     offsets = (0, -24, -16, -8, 8, 16, 24)
+    best_offsets = tuple(range(-48, 25, 8))
     signs = (1,)
     d_targets = tuple(15 + 0.2 * i for i in range(-9, 10))
 
@@ -191,11 +228,8 @@ class IQ3_KT(Trellis):
     def tables(self):
         return table.magnitudes(1 << 16, 8)[None]
 
-    def find_scales(self, x, weights):
-        return super().find_scales(np.abs(x), weights)
-
-    def find_sequences(self, x, weights, scales, variants):
-        return super().find_sequences(np.abs(x), weights, scales, variants)
+    def nearest_sequences(self, x, weights, inverses, v, reach):
+        return super().nearest_sequences(np.abs(x), weights, inverses, v, reach)
 
     def write_codes(self, codes, x):
         return {"code": codes, "sign": x < 0}
@@ -220,6 +254,7 @@ class IQ4_KT(Trellis):
     n_bins = 4
     reach = (0.5, 1.0)
     offsets = (0, -16, -8, 8, 16)
+    best_offsets = tuple(range(-48, 25, 6))
     d_targets = (-64,)
 
     @property
