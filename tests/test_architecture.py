@@ -26,7 +26,7 @@ ALLOWED = {
     "imatrix": GROUND | {"container", "kernels"},
     "quantize": GROUND | {"container", "formats", "recipes", "imatrix"},
     "models": GROUND | {"container", "formats", "kernels", "tokenizer"},
-    "sensitivity": GROUND | {"container", "formats"},
+    "sensitivity": GROUND | {"container", "formats", "recipes", "imatrix", "models", "evaluate"},
     "optimize": GROUND | {"container", "recipes"},
     "plots": set(),
     "evaluate": GROUND | {"kernels", "tokenizer"},

@@ -9,7 +9,13 @@ from ..blas import choose_kernels
 from ..errors import QuanttoolError
 
 # command -> module of this package that holds it as `command`; a module is imported when its command is needed
-COMMANDS = {"imatrix": "imatrix", "quantize": "quantize", "perplexity": "perplexity", "recipe": "recipe"}
+COMMANDS = {
+    "imatrix": "imatrix",
+    "quantize": "quantize",
+    "perplexity": "perplexity",
+    "sensitivity": "sensitivity",
+    "recipe": "recipe",
+}
 
 INTERRUPTED = 130  # what shells report for a program stopped by Ctrl-C
 

@@ -11,6 +11,7 @@ from .. import blas
 from ..container import GGUFFile
 from ..errors import ModelError, UsageError
 from ..formats import dequantize_rows
+from ..ggml_types import ggml_type
 from .config import Config
 from .kv_cache import KVCache
 from .layers import ROWS_PER_BATCH, GatedFFN, RMSNorm
@@ -116,12 +117,12 @@ class Model:
     def embed(self, tokens: NDArray[np.int32]) -> Array:  # [...] -> [..., n_embd]
         """Rows of token_embd.weight; each that occurs is expanded once."""
         info = self.file.tensors["token_embd.weight"]
-        data = self.file.data("token_embd.weight")
+        data, type_name = self.tensors.stored("token_embd.weight")
         unique, index = np.unique(tokens, return_inverse=True)
-        if info.type.rows_interleaved == 1:
-            rows = dequantize_rows(data[unique], info.type.name, info.n_cols)
+        if ggml_type(type_name).rows_interleaved == 1:
+            rows = dequantize_rows(data[unique], type_name, info.n_cols)
         else:
-            rows = dequantize_rows(data, info.type.name, info.n_cols)[unique]
+            rows = dequantize_rows(data, type_name, info.n_cols)[unique]
         return rows[index.reshape(tokens.shape)]
 
     def scale_logits(self, logits: Array) -> Array:
@@ -197,6 +198,20 @@ class Model:
             for _ in self._run(Step(self.output_norm), x, batches, len(plans) - 1, first_chunk):
                 pass
         return x
+
+    def run_layer(self, i: int, x: Array) -> None:
+        """Take hidden states f32 [n_chunks, n_ctx, n_embd] through layer i, in place; its weights must be loaded."""
+        with blas.threads(1):
+            for step in self.layers[i].steps():
+                for _ in self._run(step, x, _batches(len(x), step.rows_per_batch // x.shape[1]), i, 1):
+                    pass
+
+    def normalize(self, x: Array) -> None:
+        """Take hidden states past the last layer to what the output matrix is multiplied with, in place."""
+        with blas.threads(1):
+            batches = _batches(len(x), ROWS_PER_BATCH // x.shape[1])
+            for _ in self._run(Step(self.output_norm), x, batches, len(self.layers) - 1, 1):
+                pass
 
     def _run(self, step: Step, x: Array, batches: list[slice], layer: int, first_chunk: int) -> Iterator[None]:
         """Take all batches of x, in place, through a step; yields after each."""

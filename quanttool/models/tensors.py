@@ -1,7 +1,7 @@
 """A model's weights: checked against their expected shape when the model is opened, expanded when a layer is due."""
 
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, Protocol
 
@@ -18,6 +18,8 @@ from .products import Array, Weight, weight_for_products
 # observer(tensor name, x f32 [n_rows, n_cols], expert or None): sees the input rows of every product with a weight
 # With `all_experts` it is given a fourth argument for experts: f32 [n_rows], how much each row counts.
 Observer = Callable[..., None]
+
+Stored = tuple[NDArray[np.uint8], str]  # bytes u8 [n_rows, row_bytes] of a tensor, and the name of their type
 
 
 class Inspector(Protocol):
@@ -85,9 +87,30 @@ class Tensors:
         self.linears: list[Linear] = []  # what `load` expands
         self.taken: set[str] = set()  # names of tensors that were asked for
         self.multiplied: list[str] = []  # names of those that are multiplied with: what an observer hears of
+        self._replaced: Mapping[str, Stored] = {}
 
     def block(self, index: int, precision: str) -> "Tensors":
         return Tensors(self.file, precision, self.cache, f"blk.{index}.", self.watch)
+
+    @contextmanager
+    def replaced_by(self, weights: "Mapping[str, Stored]") -> Iterator[None]:
+        """A context in which these weights (full names) stand in for those of the file."""
+        linears = [linear for linear in self.linears if linear.name in weights and linear.is_loaded]
+        self._replaced = weights
+        try:
+            for linear in linears:
+                linear.load()
+            yield
+        finally:
+            self._replaced = {}
+            for linear in linears:
+                linear.load()
+
+    def stored(self, name: str) -> "Stored":
+        """Bytes u8 [n_rows, row_bytes] and type of a tensor (full name): the file's, or what stands in for them."""
+        if name in self._replaced:
+            return self._replaced[name]
+        return self.file.data(name), self.file.tensors[name].type.name
 
     def will_need(self) -> None:
         """Have the system start to read all tensors whose names start with the prefix."""
@@ -170,8 +193,8 @@ class Tensors:
 
     def weight(self, name: str, precision: str, rows: slice = slice(None)) -> Weight:
         """Rows of a tensor (full name), ready for products."""
-        info = self.file.tensors[name]
-        return weight_for_products(self.file.data(name)[rows], info.type.name, info.n_cols, precision)
+        data, type_name = self.stored(name)
+        return weight_for_products(data[rows], type_name, self.file.tensors[name].n_cols, precision)
 
 
 class Linear:
@@ -183,6 +206,10 @@ class Linear:
 
     def load(self) -> None:
         self._weight = self._tensors.weight(self.name, self.precision)
+
+    @property
+    def is_loaded(self) -> bool:
+        return self._weight is not None
 
     def release(self) -> None:
         self._weight = None
@@ -219,10 +246,15 @@ class Heads(Linear):
 
     def __init__(self, tensors: Tensors, name: str, n: int, n_out: int, precision: str):
         super().__init__(tensors, name, None, precision)
+        self._weights: list[Weight] | None = None
         self.rows = [slice(head * n_out, (head + 1) * n_out) for head in range(n)]
 
     def load(self) -> None:
         self._weights = [self._tensors.weight(self.name, self.precision, rows) for rows in self.rows]
+
+    @property
+    def is_loaded(self) -> bool:
+        return self._weights is not None
 
     def release(self) -> None:
         self._weights = None

@@ -1,0 +1,266 @@
+"""Measure what each tensor costs: its error in every type, and one gain from error to divergence.
+
+    cost(tensor, type) = error(tensor, type) * gain(tensor),  gain = divergence(probe) / error(probe)
+
+The divergence at the probe, a type of three to four bits, is that of the model with this one tensor quantized. All such
+models run side by side (`models.side_by_side`), a group at a time. A handful of recipes then says what sums mean.
+"""
+
+import random
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from math import ceil
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..container import TensorInfo
+from ..errors import RecipeError, UsageError
+from ..evaluate import Chunks, ModelPredictions, compare
+from ..evaluate.statistics import mean
+from ..ggml_types import GGMLType, ggml_type
+from ..imatrix.hessian import HessianFile
+from ..models.model import Model
+from ..models.side_by_side import EMBEDDINGS, Types, first_layer, side_by_side
+from ..recipes.limits import fallback, reason_to_keep
+from .table import Interaction, Sensitivity
+from .weights import Weights, errors
+
+GROUP = 32  # variants that run at a time
+COMPARED = 8  # variants whose logits exist at a time
+NEIGHBOURS = 0.2  # a check recipe mixes types whose bits per weight are within this share of its own
+SEED = 20  # of the check recipes
+LEAST = 1e-9  # nats: below this a divergence is rounding of the forward pass
+
+Progress = Callable[[int, int], None]
+
+
+@dataclass
+class State:
+    """What was measured so far: enough to go on after an interruption.
+
+    errors:       tensor -> type -> error
+    divergences:  variant -> (mean KL divergence, standard error), nats
+    """
+
+    errors: dict[str, dict[str, float]] = field(default_factory=dict)
+    divergences: dict[str, tuple[float, float]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What is measured.
+
+    types:   candidates
+    probe:   the type that gains are measured at
+    checks:  recipes that say what sums mean; 0 takes sums as they are
+    """
+
+    types: tuple[GGMLType, ...]
+    probe: GGMLType
+    checks: int = 6
+
+
+class Measurement:
+    """A measurement under way.
+
+    chunks:   the text
+    weights:  the model's weights, as they will be quantized
+    hessian:  covariance of inputs to weight errors with; None takes the imatrix
+    save:     called after every step, to keep the state
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        chunks: Chunks,
+        weights: Weights,
+        settings: Settings,
+        hessian: HessianFile | None = None,
+        state: State | None = None,
+        save: Callable[[State], None] | None = None,
+        memory: int | None = None,
+    ):
+        self.model, self.chunks, self.weights, self.settings = model, chunks, weights, settings
+        self.hessian, self.state, self.memory = hessian, state or State(), memory
+        self._save = save or (lambda state: None)
+        used = {*model.weights(), model.output.name, EMBEDDINGS}
+        architecture = model.config.architecture
+        self.tensors = [
+            info for name, info in model.file.tensors.items() if name in used and not reason_to_keep(info, architecture)
+        ]
+        if not self.tensors:
+            raise UsageError(f"{model.file.path}: has no tensor that can be quantized")
+
+    def measure_errors(self, progress: Progress | None = None) -> None:
+        """Of every tensor in every type, from samples of rows."""
+        wanted = [*self.settings.types, self.settings.probe]
+        for i, info in enumerate(self.tensors):
+            known = self.state.errors.setdefault(info.name, {})
+            types = [kind for kind in self._possible(info, wanted) if kind not in known]
+            if types:
+                known |= errors(self.weights.sample(info.name, self.hessian), types)
+                self._save(self.state)
+            if progress is not None:
+                progress(i + 1, len(self.tensors))
+
+    def measure_gains(self, progress: Progress | None = None) -> None:
+        """The divergence of every model that has one tensor in the probe type."""
+        singles = {info.name: {info.name: self._probe(info)} for info in self.tensors}
+        self._measure(dict(sorted(singles.items(), key=lambda item: first_layer(item[1]))), progress)
+
+    def measure_checks(self, progress: Progress | None = None) -> None:
+        """The divergences of the check recipes."""
+        self._measure({_check_name(i): types for i, types in enumerate(self.check_recipes())}, progress)
+
+    def measure_recipes(self, recipes: Mapping[str, Types], progress: Progress | None = None) -> dict[str, float]:
+        """Mean KL divergence of any other recipes on the same text: name -> nats."""
+        self._measure(recipes, progress)
+        return {name: self.state.divergences[name][0] for name in recipes}
+
+    def check_recipes(self) -> list[dict[str, str]]:
+        """Recipes of random types near a number of bits per weight each, spread over those of the palette."""
+        draw = random.Random(SEED)
+        palette = sorted(self.settings.types, key=lambda kind: kind.bpw)
+        levels = np.geomspace(palette[0].bpw, palette[-1].bpw, self.settings.checks + 2)[1:-1]
+        recipes = []
+        for level in levels:
+            near = [kind for kind in palette if abs(kind.bpw / level - 1) <= NEIGHBOURS]
+            near = near or [min(palette, key=lambda kind: abs(kind.bpw - level))]
+            recipes.append(
+                {info.name: draw.choice(types) for info in self.tensors if (types := self._possible(info, near))}
+            )
+        return recipes
+
+    def result(self) -> Sensitivity:
+        """Costs of all tensors and types, and what was measured to find them."""
+        costs = {info.name: self.costs(info) for info in self.tensors}
+        checks = self._checks(costs)
+        interaction = fit([check["sum"] for check in checks], [check["measured"] for check in checks])
+        details = {
+            "probe": self.settings.probe.name,
+            "text_tokens": int(self.chunks.tokens.size),
+            "scored_tokens": int(self.chunks.targets.size),
+            "gains": {
+                info.name: {
+                    "kld": self.state.divergences[info.name][0],
+                    "uncertainty": self.state.divergences[info.name][1],
+                    "error": self.state.errors[info.name][self._probe(info)],
+                }
+                for info in self.tensors
+            },
+            "checks": [check | {"predicted": interaction.divergence(check["sum"])} for check in checks],
+            "cross_validated_error": cross_validated_error(checks),
+        }
+        return Sensitivity(costs, interaction, details)
+
+    def costs(self, info: TensorInfo) -> dict[str, float]:
+        """Type -> nats of one tensor."""
+        known = self.state.errors[info.name]
+        divergence = max(self.state.divergences[info.name][0], LEAST)
+        gain = divergence / max(known[self._probe(info)], np.finfo(np.float64).tiny)
+        wanted = self._possible(info, self.settings.types)
+        return {name: gain * known[name] for name in wanted if name in known}
+
+    def _checks(self, costs: Mapping[str, Mapping[str, float]]) -> list[dict]:
+        return [
+            {
+                "bpw": self._bpw(types),
+                "sum": sum(costs[name][kind] for name, kind in types.items()),
+                "measured": self.state.divergences[_check_name(i)][0],
+                "uncertainty": self.state.divergences[_check_name(i)][1],
+            }
+            for i, types in enumerate(self.check_recipes())
+        ]
+
+    def _bpw(self, types: Types) -> float:
+        n_bytes = sum(info.n_rows * ggml_type(types[info.name]).row_bytes(info.n_cols) for info in self.tensors)
+        return 8 * n_bytes / sum(info.n_values for info in self.tensors)
+
+    def _measure(self, variants: Mapping[str, Types], progress: Progress | None) -> None:
+        """Measure those variants that have no divergence yet, a group at a time."""
+        left = [name for name in variants if name not in self.state.divergences]
+        groups = [left[start : start + GROUP] for start in range(0, len(left), GROUP)]
+        for i, group in enumerate(groups):
+
+            def step(done: int, total: int, i: int = i) -> None:
+                if progress is not None:
+                    progress(1000 * i + 1000 * done // total, 1000 * len(groups))
+
+            found = self._divergences([variants[name] for name in group], step)
+            self.state.divergences |= dict(zip(group, found, strict=True))
+            self._save(self.state)
+
+    def _divergences(self, variants: Sequence[Types], progress: Progress) -> list[tuple[float, float]]:
+        model, chunks = self.model, self.chunks
+        hidden = side_by_side(model, chunks.tokens, variants, self.weights.quantized, progress, self.memory)
+        found: dict[int, tuple[float, float]] = {}
+        by_output: dict[str, list[int]] = {}
+        for i, types in enumerate(variants):
+            by_output.setdefault(types.get(model.output.name, ""), []).append(i)
+        for output_type, members in by_output.items():
+            for start in range(0, len(members), COMPARED):
+                some = members[start : start + COMPARED]
+                expanded = _Expanded(model, len(some), output_type, self.weights)
+                base = ModelPredictions(model, chunks.scored(hidden[0]))
+                others = [ModelPredictions(expanded, chunks.scored(hidden[1 + i])) for i in some]
+                for i, divergence in zip(some, compare(base, others, chunks.targets), strict=True):
+                    estimate = mean(divergence.kld.mean(axis=1)) if len(chunks) > 10 else divergence.mean_kld
+                    found[i] = (max(float(divergence.mean_kld.value), 0.0), float(estimate.uncertainty))
+        return [found[i] for i in range(len(variants))]
+
+    def _probe(self, info: TensorInfo) -> str:
+        return fallback(info, self.settings.probe).name
+
+    def _possible(self, info: TensorInfo, wanted: Sequence[GGMLType]) -> list[str]:
+        """Names of what a tensor can have of some types, fallbacks in their place."""
+        found: dict[str, None] = {}
+        for kind in wanted:
+            try:
+                name = fallback(info, kind).name
+            except RecipeError:  # no type is known to take over
+                continue
+            if name in ("F16", "BF16", "F32") or self.weights.can_quantize(info.name, name):
+                found[name] = None
+        return list(found)
+
+
+class _Expanded:
+    """The output matrix of several variants, each part of it expanded once; in another type if one is given."""
+
+    def __init__(self, model: Model, sharers: int, output_type: str, weights: Weights):
+        self._model, self._last = model, None
+        self.n_vocab, self.n_embd = model.n_vocab, ceil(model.n_embd / sharers)
+        name = model.output.name
+        self._replaced = {name: (weights.quantized(name, output_type), output_type)} if output_type else {}
+
+    def output_part(self, tokens: slice) -> Callable[[NDArray[np.float32]], NDArray[np.float32]]:
+        if self._last is None or self._last[0] != tokens:
+            self._last = None  # before the next part is expanded
+            with self._model.tensors.replaced_by(self._replaced):
+                self._last = tokens, self._model.output_part(tokens)
+        return self._last[1]
+
+
+def fit(sums: Sequence[float], measured: Sequence[float]) -> Interaction:
+    """scale and exponent of measured = scale * sum ** exponent, least squares of logarithms; fewer than two: as is."""
+    if len(sums) < 2:
+        return Interaction()
+    exponent, log_scale = np.polyfit(np.log(sums), np.log(measured), 1)
+    return Interaction(float(np.exp(log_scale)), float(exponent))
+
+
+def cross_validated_error(checks: Sequence[Mapping[str, float]]) -> float | None:
+    """Mean relative error of predictions of each check from the others; None for fewer than four."""
+    if len(checks) < 4:
+        return None
+    off = []
+    for i, check in enumerate(checks):
+        others = [other for j, other in enumerate(checks) if j != i]
+        predicted = fit([o["sum"] for o in others], [o["measured"] for o in others]).divergence(check["sum"])
+        off.append(abs(np.log(predicted / check["measured"])))
+    return float(np.expm1(np.mean(off)))
+
+
+def _check_name(i: int) -> str:
+    return f"check {i}"
