@@ -6,6 +6,7 @@ from typing import ClassVar
 import numpy as np
 
 from ..kernels import k_quants as layout
+from ..kernels.joint import affine_improve, symmetric_improve
 from ..kernels.lanes import LANES
 from ..kernels.super_blocks import Affine, affine_quantize, q3_k_quantize, q6_k_quantize
 from ..kernels.tiles import n_tiles
@@ -36,6 +37,7 @@ class KQuant(BlockFormat):
 class AffineKQuant(KQuant):
     """A scale and a minimum per sub-block."""
 
+    has_best = True
     how: ClassVar[Affine]
 
     def quantize(self, rows, importance, search, out):
@@ -48,13 +50,18 @@ class AffineKQuant(KQuant):
         scales, mins = np.empty((2, n, 256 // how.size, LANES), np.float32)
         d, dmin = np.empty((2, n, LANES), np.int32)
         affine_quantize(blocks, importance_blocks(importance, 256), how, codes, scales, mins, d, dmin)
+        if search == "best":
+            affine_improve(blocks, importance_blocks(importance, 256), how, codes, scales, mins, d, dmin)
         type(self).pack(codes, scales, mins, d, dmin, out.reshape(-1, self.type.block_bytes))
 
 
 class SymmetricKQuant(KQuant):
     """A scale per sub-block of 16, codes on both sides of zero."""
 
+    has_best = True
     search: ClassVar[Callable]
+    n: ClassVar[int]  # codes stand for -n .. n - 1
+    n_scales: ClassVar[int]  # sub-blocks' scales are -n_scales .. n_scales - 1
 
     def quantize(self, rows, importance, search, out):
         blocks = rows.reshape(-1, 256)
@@ -63,6 +70,8 @@ class SymmetricKQuant(KQuant):
         scales = np.empty((n, 16, LANES), np.float32)
         d = np.empty((n, LANES), np.int32)
         type(self).search(blocks, importance_blocks(importance, 256), codes, scales, d)
+        if search == "best":
+            symmetric_improve(blocks, importance_blocks(importance, 256), self.n, self.n_scales, codes, scales, d)
         type(self).pack(codes, scales, d, out.reshape(-1, self.type.block_bytes))
 
 
@@ -75,6 +84,7 @@ class Q2_K(AffineKQuant):
 class Q3_K(SymmetricKQuant):
     name = "Q3_K"
     search = q3_k_quantize
+    n, n_scales = 4, 32
     pack, unpack = layout.q3_k_pack, layout.q3_k_unpack
 
 
@@ -93,4 +103,5 @@ class Q5_K(AffineKQuant):
 class Q6_K(SymmetricKQuant):
     name = "Q6_K"
     search = q6_k_quantize
+    n, n_scales = 32, 128
     pack, unpack = layout.q6_k_pack, layout.q6_k_unpack

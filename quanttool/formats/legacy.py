@@ -6,6 +6,7 @@ from typing import ClassVar
 import numpy as np
 
 from ..kernels import legacy
+from ..kernels.affine_blocks import affine_best
 from ..kernels.cumulative import symmetric_best
 from ..kernels.lanes import LANES
 from ..kernels.tiles import n_tiles
@@ -50,6 +51,7 @@ class SymmetricLegacy(Legacy):
 class AffineLegacy(Legacy):
     """value = d * code + m"""
 
+    has_best = True
     max_code: ClassVar[int]
 
     def quantize(self, rows, importance, search, out):
@@ -60,6 +62,8 @@ class AffineLegacy(Legacy):
             legacy.affine_range(blocks, self.max_code, codes, d.reshape(-1), m.reshape(-1))
         else:
             legacy.affine_weighted(*with_importance(rows, importance), self.max_code, IMPORTANCE_GRID, codes, d, m)
+        if search == "best":
+            affine_best(blocks, importance_blocks(importance, 32), self.max_code, codes, d, m)
         type(self).pack(codes, d.reshape(-1), m.reshape(-1), out.reshape(-1, self.type.block_bytes))
 
 

@@ -36,6 +36,7 @@ HALF = np.float32(0.5)
 FAR, NEVER = np.array([1e36, np.nan], np.float32)  # a breakpoint that far never comes; NEVER equals none
 STEPS_PER_CHECK = 8  # breakpoints between two looks at whether all lanes have stopped
 MARGIN = np.float32(1 - 2.0**-16)  # sums are rounded: what is less than this much better may be worse
+ROUNDED_UP = np.float32(1 + 2.0**-18)
 LOWEST_EXPONENT, HIGHEST_EXPONENT = 1, 253  # of powers of two whose inverse is one, too
 
 
@@ -130,14 +131,15 @@ def cumulative_search(x, weight, first, n, walk):
     negative_lx, negative_l2 = lx, l2
     best_lx, best_l2 = select(l2 > 0, lx, 0), select(l2 > 0, l2, 1)
     _, _, _, at = pass_breakpoint(broadcast(NEVER), walk)
-    steps = 0
+    steps, going = 0, broadcast(True)
     while True:
         if steps % STEPS_PER_CHECK == 0:
-            affordable = x2 - best_lx * best_lx / best_l2
-            if not any_lane((at < FAR) & (cost_beyond(x, weight, first, size, n / at) <= affordable)):
+            affordable = x2 * ROUNDED_UP - best_lx * best_lx / best_l2
+            going &= cost_beyond(x, weight, first, size, n / at) <= affordable
+            if not any_lane(going & (at < FAR)):
                 break
         steps += 1
-        at = select(at < FAR, at, NEVER)
+        at = select(going & (at < FAR), at, NEVER)
         passed, topmost, positive_topmost, following = pass_breakpoint(at, walk)
         twice = select(at < FAR, at + at, 0)
         more = passed - positive_topmost

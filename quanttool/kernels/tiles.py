@@ -43,6 +43,15 @@ def round_to_f16(values, bits, row):
     return load(lanes, 0)
 
 
+@helper
+def load_f16_lanes(bits, row):
+    """The Lanes whose float16 bits are in a row of bits i32 [n, LANES]."""
+    lanes = np.empty((1, LANES), np.float32)
+    for lane in range(LANES):
+        lanes[0, lane] = f16_value(bits[row, lane])
+    return load(lanes, 0)
+
+
 def n_tiles(n_blocks: int) -> int:
     return -(-n_blocks // LANES)
 
