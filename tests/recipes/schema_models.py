@@ -247,6 +247,78 @@ def qwen2_72b() -> Shapes:
         yield from _dense(i, 8192, 29568)
 
 
+# ---------------------------------------------------------------------------------------------------------------------
+# Models that recipes are shipped for. Sizes: the models' published config.json; names: llama.cpp's src/models.
+
+
+def _qwen3_moe(n_layer: int, n_embd: int, q: int, kv: int, n_ff: int, n_expert: int) -> Shapes:
+    yield from _embeddings(n_embd, 151936)
+    for i in range(n_layer):
+        yield from _gqa(i, n_embd, q, kv)
+        yield from _experts(i, n_embd, n_ff, n_expert)
+
+
+def qwen3_30b_a3b() -> Shapes:
+    return _qwen3_moe(48, 2048, 4096, 512, 768, 128)
+
+
+def qwen3_coder_480b() -> Shapes:
+    return _qwen3_moe(62, 6144, 12288, 1024, 2560, 160)
+
+
+def glm_4_6() -> Shapes:
+    yield from _embeddings(5120, 151552)
+    for i in range(93):
+        yield from _gqa(i, 5120, 12288, 1024)
+        if i < 3:
+            yield from _dense(i, 5120, 12288)
+        else:
+            yield from _experts(i, 5120, 1536, 160)
+            yield from _dense(i, 5120, 1536, "_shexp")
+    yield "blk.92.nextn.eh_proj.weight", (10240, 5120)
+    yield "blk.92.nextn.embed_tokens.weight", (5120, 151552)
+    yield "blk.92.nextn.shared_head_head.weight", (5120, 151552)
+    for name in ("enorm", "hnorm", "shared_head_norm"):
+        yield f"blk.92.nextn.{name}.weight", (5120,)
+
+
+def _bailing(n_layer: int, n_dense: int, n_embd: int, qkv: int, n_ff: int, n_ff_expert: int) -> Shapes:
+    yield from _embeddings(n_embd, 157184)
+    for i in range(n_layer):
+        yield f"blk.{i}.attn_qkv.weight", (n_embd, qkv)
+        yield f"blk.{i}.attn_output.weight", (n_embd, n_embd)
+        yield f"blk.{i}.attn_q_norm.weight", (128,)
+        if i < n_dense:
+            yield from _dense(i, n_embd, n_ff)
+        else:
+            yield from _experts(i, n_embd, n_ff_expert, 256)
+            yield from _dense(i, n_embd, n_ff_expert, "_shexp")
+
+
+def ling_flash() -> Shapes:
+    return _bailing(32, 1, 4096, 5120, 9216, 1024)
+
+
+def ling_1t() -> Shapes:
+    return _bailing(80, 4, 8192, 10240, 18432, 2048)
+
+
+def kimi_k2() -> Shapes:
+    yield from _embeddings(7168, 163840)
+    for i in range(61):
+        yield f"blk.{i}.attn_q_a.weight", (7168, 1536)
+        yield f"blk.{i}.attn_q_b.weight", (1536, 12288)
+        yield f"blk.{i}.attn_kv_a_mqa.weight", (7168, 576)
+        yield f"blk.{i}.attn_k_b.weight", (128, 512, 64)
+        yield f"blk.{i}.attn_v_b.weight", (512, 128, 64)
+        yield f"blk.{i}.attn_output.weight", (8192, 7168)
+        if i < 1:
+            yield from _dense(i, 7168, 18432)
+        else:
+            yield from _experts(i, 7168, 2048, 384)
+            yield from _dense(i, 7168, 2048, "_shexp")
+
+
 OTHER_MODELS: dict[str, tuple[str, Callable[[], Shapes]]] = {
     "falcon-40b": ("falcon", falcon_40b),
     "falcon-7b": ("falcon", falcon_7b),
