@@ -29,7 +29,7 @@ ALLOWED = {
     "sensitivity": GROUND | {"container", "formats", "recipes", "imatrix", "models", "evaluate"},
     "optimize": GROUND | {"container", "recipes"},
     "plots": set(),
-    "evaluate": GROUND | {"kernels", "tokenizer"},
+    "evaluate": GROUND | {"container", "kernels", "tokenizer"},
     "cli": None,  # wires everything
     "__init__": None,
     "__main__": None,

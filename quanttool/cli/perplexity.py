@@ -1,11 +1,17 @@
 """quanttool perplexity: how well models predict a text, and how far quantized ones are from their source."""
 
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
 from ..errors import UsageError
+from ..files import check_output
 from . import reports
+from .bases import FORMATS, Base, RunBase, open_base, write_base
 from .cache import cache_options
 from .console import (
     json_option,
@@ -18,7 +24,7 @@ from .console import (
     threads_option,
 )
 from .running import Passes, RunningPerplexity, say, scored_likelihoods
-from .texts import read_tokens, text_options
+from .texts import Cut, read_tokens, text_options
 
 if TYPE_CHECKING:
     from ..evaluate import Chunks, Divergence, Perplexity
@@ -30,48 +36,125 @@ if TYPE_CHECKING:
     "-m", "--model", "paths", multiple=True, required=True, metavar="MODEL", help="GGUF model; may be given again."
 )
 @text_options
+@click.option(
+    "--stride",
+    "--ppl-stride",
+    "stride",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="Overlapping windows of -c plus N/2 tokens, each N further on; the last N tokens of each are scored.",
+)
 @click.option("--base-model", "base_path", metavar="BASE", help="Compare each model with this one (KL divergence).")
+@click.option(
+    "--kl-divergence",
+    is_flag=True,
+    help="Compare each model with what --kl-divergence-base FILE holds (or --base-model).",
+)
+@click.option(
+    "--kl-divergence-base",
+    "--save-all-logits",
+    "base_file",
+    metavar="FILE",
+    help="With --kl-divergence: base file to compare with, ours or llama.cpp's. Without: base file to write.",
+)
+@click.option(
+    "--base-format",
+    type=click.Choice(FORMATS),
+    default=FORMATS[0],
+    show_default=True,
+    help="Of the base file to write: hidden states, small and exact; in bfloat16; or what these programs write.",
+)
+@click.option("--embed-output", is_flag=True, help="Let the output matrix go along in a base file of hidden states.")
 @cache_options
 @precision_option("f32")
 @memory_option
 @threads_option
 @json_option
-def command(paths, files, n_ctx, n_chunks, parse_special, base_path, cache, precision, memory, threads, as_json):
+def command(
+    paths, files, n_ctx, n_chunks, parse_special, stride, base_path, kl_divergence, base_file, base_format,
+    embed_output, cache, precision, memory, threads, as_json,
+):  # fmt: skip
     """Measure the perplexity of models on a text, or their divergence from a base model.
 
     \b
     The text is cut into chunks of -c tokens; the second half of each chunk is scored. With --base-model every model's
-    predictions are compared with the base's, token by token; nothing is stored.
+    predictions are compared with the base's, token by token; nothing is stored. With a base file, the base model runs
+    once and for all.
     \b
       quanttool perplexity -m model-Q4_K_M.gguf -f test.txt
       quanttool perplexity -m model-Q4_K_M.gguf -m model-Q3_K_M.gguf --base-model model-f16.gguf -f test.txt
+      quanttool perplexity -m model-f16.gguf -f test.txt --kl-divergence-base base.gguf
+      quanttool perplexity -m model-Q4_K_M.gguf --kl-divergence-base base.gguf --kl-divergence
     """
     from ..parallel import use_threads
 
     use_threads(threads)
+    said = click.get_current_context().get_parameter_source("n_ctx") is not ParameterSource.DEFAULT
+    cut = Cut(n_ctx if said else None, n_chunks, stride, parse_special)
+    writes = base_file is not None and not kl_divergence
+    _check_combination(paths, base_path, kl_divergence, base_file, writes, embed_output, base_format)
+    if writes:
+        check_output(base_file, [*paths, *files])
 
-    from ..evaluate import split
     from ..models import load_model
 
-    reference = base_path or paths[0]
-    tokens, bos_id = read_tokens(reference, files, parse_special)
-    chunks = split(tokens, n_ctx, n_chunks, bos_id=bos_id)
     models = {path: load_model(path, precision, cache()) for path in dict.fromkeys(paths)}
-    base = load_model(base_path, precision) if base_path else models[reference]
-    for path, model in models.items():
-        if not _same_vocabulary(model, base):
-            raise UsageError(f"{path}: its vocabulary is not that of {reference}; compare models of one family")
-    note(f"{len(tokens)} tokens; {len(chunks)} chunks of {n_ctx}, {chunks.n_scored} tokens of each are scored")
-    if base_path:
+    base: Base | None = None
+    if base_file and not writes:
+        base, chunks = open_base(base_file, base_path, models, files, cut)
+        n_tokens = chunks.text.size
+    else:
+        if base_path:
+            base = RunBase(base_path, load_model(base_path, precision))
+        n_tokens, chunks = _chunks(models, base, files, cut)
+    note(f"{n_tokens} tokens; {len(chunks)} chunks of {chunks.n_ctx}, {chunks.n_scored} tokens of each are scored")
+    if base:
         divergences = _compare(base, models, chunks, memory, as_json)
         described = [_divergence_json(path, divergence) for path, divergence in divergences.items()]
+    elif writes:
+        perplexity = _write(base_file, base_format, embed_output, models[paths[0]], chunks, files, memory)
+        RunningPerplexity(as_json, perplexity.nll).finish()
+        described = [_perplexity_json(paths[0], perplexity)]
     else:
         described = [_perplexity_json(path, _perplexity(path, models, chunks, memory, as_json)) for path in models]
     if as_json:
-        text = {"files": list(files), "n_tokens": len(tokens), "n_ctx": n_ctx, "n_chunks": len(chunks)}
-        print_json(text | {"base_model": base_path, "models": described})
+        text = {"files": list(files), "n_tokens": n_tokens, "n_ctx": chunks.n_ctx, "n_chunks": len(chunks)}
+        text |= {"stride": stride, "n_scored": chunks.n_scored}
+        print_json(text | {"base_model": base_path, "base_file": base_file, "models": described})
     elif len(models) > 1:
         _print_summary(described)
+
+
+def _check_combination(paths, base_path, kl_divergence, base_file, writes, embed_output, base_format) -> None:
+    """UsageError for options that do not go together."""
+    if writes and base_path:
+        raise UsageError("--kl-divergence-base without --kl-divergence writes a file; leave --base-model out")
+    if writes and len(set(paths)) > 1:
+        raise UsageError("a base file is of one model; give one -m, or --kl-divergence to compare with the file")
+    if kl_divergence and not (base_file or base_path):
+        raise UsageError("--kl-divergence needs a base: --kl-divergence-base FILE, or --base-model")
+    if embed_output and not (writes and base_format.startswith("hidden")):
+        raise UsageError("--embed-output is for base files of hidden states that are written")
+
+
+def _chunks(models: "dict[str, Model]", base: "RunBase | None", files: Sequence[str], cut: Cut) -> "tuple[int, Chunks]":
+    """The text, its number of tokens and its chunks, under the tokenizer that all models must share."""
+    reference, of_reference = (base.path, base.model) if base else next(iter(models.items()))
+    tokens, bos_id = read_tokens(reference, files, cut.parse_special)
+    for path, model in models.items():
+        if not _same_vocabulary(model, of_reference):
+            raise UsageError(f"{path}: its vocabulary is not that of {reference}; compare models of one family")
+    return len(tokens), cut.chunks(tokens, bos_id)
+
+
+def _write(
+    path: str, base_format: str, embed_output: bool, model: "Model", chunks: "Chunks", files: Sequence[str],
+    memory: int | None,
+) -> "Perplexity":  # fmt: skip
+    digest = ",".join(hashlib.sha256(Path(file).read_bytes()).hexdigest() for file in files)
+    with progress_bar("perplexity", "tok", scale=True) as progress:
+        passes = Passes(progress, chunks.tokens.size, memory)
+        return write_base(path, base_format, embed_output, model, chunks, passes, digest)
 
 
 def _same_vocabulary(a: "Model", b: "Model") -> bool:
@@ -92,20 +175,22 @@ def _perplexity(
 
 
 def _compare(
-    base: "Model", models: "dict[str, Model]", chunks: "Chunks", memory: int | None, quiet: bool
+    base: "Base", models: "dict[str, Model]", chunks: "Chunks", memory: int | None, quiet: bool
 ) -> "dict[str, Divergence]":
     """Divergence of each model from the base, in one pass over each model's file; printed when it is done."""
     from ..evaluate import ModelPredictions, compare
     from ..models.scratch import default_memory
 
-    everyone = [base, *models.values()]
-    share = (default_memory() if memory is None else memory) // len(everyone)
+    n_passes = base.n_passes + len(models)
+    share = (default_memory() if memory is None else memory) // n_passes
     with progress_bar("divergence", "tok", scale=True) as progress:
-        passes = Passes(progress, chunks.tokens.size * len(everyone), share)
-        predictions = [
-            ModelPredictions(model, chunks.scored(passes.hidden_states(model, chunks))) for model in everyone
+        passes = Passes(progress, chunks.tokens.size * n_passes, share)
+        of_base = base.predictions(passes, chunks)
+        others = [
+            ModelPredictions(model, chunks.scored(passes.hidden_states(model, chunks))) for model in models.values()
         ]
-    divergences = dict(zip(models, compare(predictions[0], predictions[1:], chunks.targets), strict=True))
+    divergences = dict(zip(models, compare(of_base, others, chunks.targets), strict=True))
+    base.check(next(iter(divergences.values())).nll_base)
     if not quiet:
         for path, divergence in divergences.items():
             title = f"{path}:\n\n" if len(models) > 1 else ""

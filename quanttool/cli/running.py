@@ -48,9 +48,10 @@ def scored_likelihoods(model: "Model", chunks: "Chunks", hidden: Any) -> Any:
 class RunningPerplexity:
     """Prints the perplexity after each chunk, when the pass through the model that they went together is done."""
 
-    def __init__(self, quiet: bool):
+    def __init__(self, quiet: bool, nll: Any = ()):
         self._quiet = quiet
         self._groups: list[Any] = []
+        self.add(nll)
 
     def add(self, nll: Any) -> None:
         """nll: f64 [n_chunks, n_scored] of the next group."""

@@ -22,6 +22,7 @@ MAGIC = b"GGUF"
 VERSION = 3
 DEFAULT_ALIGNMENT = 32
 MAX_DIMS = 4  # GGML_MAX_DIMS
+BASE_FILE_TYPE = "kl-divergence-base"  # general.type of a base file: hidden states, at most an output matrix
 
 
 class GGUFValueType(IntEnum):

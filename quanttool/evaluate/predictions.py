@@ -107,16 +107,16 @@ def parts(everyone: Sequence[Predictions]) -> Iterator[Part]:
 class Normalizer:
     """Log-sum-exp, largest logit and target's logit of every row, from parts that come in the order of the tokens.
 
-    highest f64 [n_rows]: the largest logit so far
+    highest f64 [n_rows]: the largest logit so far; total f64 [n_rows]: sum of e^(logit - highest)
     """
 
     def __init__(self, targets: NDArray[np.int32], is_normalized: bool = False):
         self._targets, self._is_normalized, n = targets, is_normalized, len(targets)
-        self.highest, self._total, self.top = np.full(n, -np.inf), np.zeros(n), np.zeros(n, np.int32)
+        self.highest, self.total, self.top = np.full(n, -np.inf), np.zeros(n), np.zeros(n, np.int32)
         self._target_logit = np.full(n, np.nan)
 
     def add(self, part: Part, logits: Logits) -> None:
-        highest, total, top = self.highest[part.rows], self._total[part.rows], self.top[part.rows]
+        highest, total, top = self.highest[part.rows], self.total[part.rows], self.top[part.rows]
 
         def work(rows: slice) -> None:
             add_logits(logits[rows], part.tokens.start, highest[rows], total[rows], top[rows])
@@ -129,7 +129,7 @@ class Normalizer:
     def lse(self) -> NDArray[np.float64]:
         """Log-sum-exp of every row, f64 [n_rows]; 0 for log-probabilities. Raises ModelError if it is not finite."""
         with np.errstate(divide="ignore", invalid="ignore"):
-            lse = self.highest + np.log(self._total)
+            lse = self.highest + np.log(self.total)
         if not np.isfinite(lse).all():
             raise ModelError(
                 "the model's logits are not finite; its output matrix is damaged or overflows, "

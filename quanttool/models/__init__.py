@@ -7,14 +7,15 @@ expanded one layer at a time when hidden states are computed.
 import os
 from importlib import import_module
 
-from ..container import open_gguf
-from ..errors import ModelError
+from ..container import GGUFFile, ShardedGGUF, open_gguf
+from ..container.layout import BASE_FILE_TYPE
+from ..errors import ModelError, UsageError
 from .config import Config
 from .kv_cache import KVCache
 from .model import Model
 from .products import Precision, chosen_precision
 
-__all__ = ["ARCHITECTURES", "KVCache", "Model", "load_model"]
+__all__ = ["ARCHITECTURES", "KVCache", "Model", "load_model", "load_output"]
 
 # general.architecture -> (module, class); modules are imported when needed
 ARCHITECTURES: dict[str, tuple[str, str]] = {
@@ -54,7 +55,17 @@ def load_model(path: str | os.PathLike, precision: Precision = "f32", cache: KVC
     Raises FileFormatError for a damaged file, ModelError for an unknown architecture, for a missing or odd metadata
     key, and for a tensor that is missing or has another shape than the metadata says.
     """
-    file = open_gguf(path)
+    return _open(open_gguf(path), precision, cache, False)
+
+
+def load_output(path: str | os.PathLike, precision: Precision = "f32") -> Model:
+    """As `load_model`, for a file of which only the output matrix is wanted: a model, or a base file that has it."""
+    return _open(open_gguf(path), precision, None, True)
+
+
+def _open(file: GGUFFile | ShardedGGUF, precision: str, cache: KVCache | None, output_alone: bool) -> Model:
+    if file.metadata.get("general.type") == BASE_FILE_TYPE and not output_alone:
+        raise UsageError(f"{file.path}: is a base file and no model; give it with --kl-divergence-base")
     precision = chosen_precision(precision, file)
     architecture = Config(file).architecture
     if architecture not in ARCHITECTURES:

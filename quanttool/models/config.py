@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from ..container import GGUFFile
+from ..container.layout import BASE_FILE_TYPE
 from ..errors import ModelError
 
 REQUIRED = object()
@@ -70,7 +71,12 @@ class Config:
 
     @cached_property
     def n_layer(self) -> int:
-        """Blocks that predict the next token; further ones, that predict more tokens at once, are left out."""
+        """Blocks that predict the next token; further ones, that predict more tokens at once, are left out.
+
+        A base file that has the output matrix of a model has none of its blocks.
+        """
+        if self._metadata.get("general.type") == BASE_FILE_TYPE:
+            return 0
         return self.count("block_count") - self.integer("nextn_predict_layers", 0)
 
     @cached_property

@@ -22,8 +22,9 @@ from .tensors import Array, Inspector, Linear, Observer, Tensors
 
 EMBEDDED_TOKENS = 16384  # at a time
 
-# Tensors that results do not depend on: tables that are computed anew, another head of ik_llama.cpp
-UNUSED = ("rope_", "output_extra.")
+# Tensors that results do not depend on: tables that are computed anew, another head of ik_llama.cpp, hidden states of
+# a base file
+UNUSED = ("rope_", "output_extra.", "base.")
 
 Progress = Callable[[int, int], None]
 
@@ -107,7 +108,8 @@ class Model:
     def _vocabulary_size(self) -> int:
         embd = self.file.tensors.get("token_embd.weight")
         n_vocab = embd.n_rows if embd else self.config.count("vocab_size")
-        self.tensors.check("token_embd.weight", n_vocab, self.n_embd)
+        if embd or self.config.n_layer:  # without layers there is nothing to embed for
+            self.tensors.check("token_embd.weight", n_vocab, self.n_embd)
         return n_vocab
 
     def _output(self) -> Linear:
@@ -128,6 +130,11 @@ class Model:
     def scale_logits(self, logits: Array) -> Array:
         """What an architecture does to the product with the output matrix; nothing for most."""
         return logits
+
+    @property
+    def output_name(self) -> str:
+        """Name of the output matrix: "output.weight", or "token_embd.weight" if it is tied."""
+        return self.output.name
 
     def weights(self) -> list[str]:
         """Names of the blocks' weights that are multiplied with, which an observer hears of; first to last block."""

@@ -139,6 +139,22 @@ def test_divergence_of_a_quantized_file_is_what_llama_perplexity_measured(run, s
     assert first_chunk(found) == pytest.approx(first_chunk(theirs), rel=2e-3)
 
 
+def test_stride_is_what_llama_perplexity_computes(run, shared, smollm2_768, tmp_path):
+    """llama-perplexity -c 448 -b 448 --ppl-stride 128 printed this: windows of 512, no rounding up."""
+    text = tmp_path / "text.txt"
+    text.write_bytes((shared / "data" / "wiki.test.raw").read_bytes()[:12000])
+    result = run("perplexity", "-m", smollm2_768, "-f", text, "-c", 448, "--ppl-stride", 128, "--chunks", 2)
+    assert result.out.startswith("[1]7.9307,[2]12.1280,\nFinal estimate: PPL = 12.1280 +/- ")
+
+
+def test_stride_json(run, tiny_model, text):
+    result = run("perplexity", "-m", tiny_model, "-f", text, "-c", 32, "--stride", 8, "--json")
+    data = json.loads(result.out)
+    assert (data["n_ctx"], data["stride"], data["n_scored"], data["n_chunks"]) == (36, 8, 8, 16)
+    result = run("perplexity", "-m", tiny_model, "-f", text, "-c", 32, "--stride", 64)
+    assert result.code == 2 and "a stride of 64 needs a context of more than 32" in result.err
+
+
 def test_precision(run, tiny_model, text):
     options = ("perplexity", "-m", tiny_model, "-f", text, "-c", 32, "--json", "--precision")
     f32, auto, bf16 = (json.loads(run(*options, precision).out)["models"][0] for precision in ("f32", "auto", "bf16"))

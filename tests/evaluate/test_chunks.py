@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from quanttool.errors import UsageError
-from quanttool.evaluate import split
+from quanttool.evaluate import split, windows
 
 
 def test_second_half_is_scored_and_the_tail_dropped():
@@ -63,3 +63,28 @@ def test_a_text_shorter_than_two_contexts_is_refused():
         split(range(80), 8, first_chunk=9)
     with pytest.raises(UsageError, match="has 0 tokens"):
         split([], 8)
+
+
+def test_windows_of_a_stride():
+    chunks = windows(range(30), n_ctx=10, stride=4, bos_id=99)  # 12 tokens each, the last 4 scored
+    assert chunks.text[:, 0].tolist() == [0, 4, 8, 12, 16] and chunks.n_ctx == 12
+    assert chunks.targets.tolist() == [list(range(i, i + 4)) for i in (8, 12, 16, 20, 24)]
+    assert (chunks.tokens[:, 0] == 99).all() and np.array_equal(chunks.tokens[:, 1:], chunks.text[:, 1:])
+    hidden = chunks.text[..., None].astype(np.float32)
+    assert (chunks.scored(hidden)[:][:, 0] + 1).astype(int).tolist() == chunks.targets.ravel().tolist()
+    assert len(windows(range(30), 10, 4, n_chunks=2)) == 2
+    # llama-perplexity leaves out a last window that ends with the text
+    assert [len(windows(range(n), 10, 4)) for n in (13, 16, 17, 20, 21)] == [1, 1, 2, 2, 3]
+
+
+def test_a_stride_needs_room():
+    with pytest.raises(UsageError, match="a stride of 20 needs a context of more than 10, got 10"):
+        windows(range(99), 10, 20)
+    with pytest.raises(UsageError, match="takes windows of 12 and needs more than one"):
+        windows(range(12), 10, 4)
+
+
+def test_some_of_the_chunks():
+    chunks = split(range(88), 8, first_chunk=1, bos_id=500)
+    some = chunks[2:4]
+    assert (len(some), some.number) == (2, 4) and some.text[0, 0] == 24 and some.tokens[0, 0] == 500
