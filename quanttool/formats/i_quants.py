@@ -14,8 +14,12 @@ from ..kernels import codebook_search as search_kernels
 from ..kernels import i_quants as kernels
 from ..kernels import iq1
 from ..kernels.codebook import Codebook, make_codebook
+from ..kernels.codebook_best import BestRules, best_blocks
 from ..kernels.codebook_search import REFIT_ALWAYS, REFIT_IF_OFF_GRID, REFIT_OFF_GRID, SearchRules
+from ..kernels.envelopes import Points
+from ..kernels.lanes import LANES
 from .base import NO_IMPORTANCE, BlockFormat
+from .better import keep_better
 
 TABLES = Path(__file__).parent / "tables"
 IQ1_VALUES = (-1, 0, 1)
@@ -42,11 +46,62 @@ def prepared_codebook(name: str, n_distances: int) -> Codebook:
     return make_codebook(codebook_levels(name), n_distances)
 
 
+@cache
+def tiled_points(name: str, values: tuple[int, ...], shifts: tuple[float, ...]) -> NDArray[np.float32]:
+    """The points of a codebook for `envelopes.Points`, f32 [n_tables * n_points * dim / LANES, LANES]."""
+    points = codebook_values(name, values)
+    tables = np.stack([points + np.float32(shift) for shift in shifts])
+    tiles = tables.reshape(-1, LANES, points.shape[1]).swapaxes(1, 2)
+    return np.ascontiguousarray(tiles).reshape(-1, LANES)
+
+
 class CodebookFormat(BlockFormat):
-    """Blocks of 256 values that name points of `codebook`, whose levels stand for `values`."""
+    """Blocks of 256 values that name points of `codebook`, whose levels stand for `values`.
+
+    shifts:  what may be added to all values of a point
+    """
 
     codebook: ClassVar[str]
     values: ClassVar[tuple[int, ...]]
+    shifts: ClassVar[tuple[float, ...]] = (0,)
+    has_best = True
+    auto = "reference"
+    best_rules: ClassVar[BestRules]
+
+    def quantize(self, rows, importance, search, out):
+        self.quantize_as_reference(rows, importance, out)
+        if search == "best":
+            other = np.empty_like(out)
+            self.quantize_best(rows, importance, other)
+            keep_better(self, rows, importance, out, other)
+
+    def quantize_as_reference(self, rows, importance, out):
+        """Write the bytes of llama.cpp's search."""
+        raise NotImplementedError
+
+    def quantize_best(self, rows, importance, out):
+        """Write the bytes of `codebook_best`."""
+        rules = self.best_rules
+        n_blocks = rows.size // 256
+        values = tiled_points(self.codebook, self.values, self.shifts)
+        dim = codebook_levels(self.codebook).shape[1]
+        points = Points((1,) * dim, values, np.empty((len(values) * 256 // dim**2, LANES), np.float32))
+        d = np.empty((n_blocks, 1), np.uint16)
+        codes = np.empty((n_blocks, 256 // rules.sub_size), np.uint8)
+        chosen = np.empty((n_blocks, 256 // dim), np.int32)
+        signs = np.empty((n_blocks, 32), np.uint8)
+        best_blocks(rows, importance, rules, points, d, codes, chosen, signs)
+        self.write(d, codes, chosen, signs, out.reshape(n_blocks, -1))
+
+    def write(self, d, codes, points, signs, out):
+        """Write blocks.
+
+        d:       u16 [n_blocks, 1], float16 bits
+        codes:   u8 [n_blocks, n_sub], of the scales of sub-blocks
+        points:  i32 [n_blocks, 256 / dim]
+        signs:   u8 [n_blocks, 32], a bit per value; where points may be shifted, 1 for 8 values shifted down
+        """
+        raise NotImplementedError
 
     def dequantize(self, data, out):
         unpack = getattr(kernels, f"unpack_{self.name.lower()}")
@@ -65,7 +120,7 @@ class ScaledCodebook(CodebookFormat):
     n_distances: ClassVar[int]
     fudge: ClassVar[float] = 1
 
-    def quantize(self, rows, importance, search, out):
+    def quantize_as_reference(self, rows, importance, out):
         rows = rows.reshape(-1)
         n_blocks = rows.size // 256
         book = prepared_codebook(self.codebook, self.n_distances)
@@ -89,14 +144,18 @@ class ScaledCodebook(CodebookFormat):
         d = np.empty((n_blocks, 1), np.uint16)
         codes = np.empty(scales.shape, np.uint8)
         kernels.scale_codes(scales, 15, np.float32(self.fudge), d, codes)
-        fields = [np.ascontiguousarray(field).view(np.uint8) for field in (d, *self.pack(points, signs, codes, scales))]
-        np.concatenate(fields, axis=1, out=out.reshape(n_blocks, -1))
+        self.write(d, codes, *self.in_order_of_reference(points, signs, scales), out.reshape(n_blocks, -1))
 
-    def pack(self, points, signs, codes, scales) -> tuple[NDArray, ...]:
-        """The fields of a block after d.
+    def in_order_of_reference(self, points, signs, scales):
+        """Points and signs as the reference stores them."""
+        return points, signs
 
-        From points i32 [n_blocks, 256 / dim], signs u8 [n_blocks, 32], codes u8 and scales f32 [n_blocks, n_sub].
-        """
+    def write(self, d, codes, points, signs, out):
+        fields = [np.ascontiguousarray(field).view(np.uint8) for field in (d, *self.pack(points, signs, codes))]
+        np.concatenate(fields, axis=1, out=out)
+
+    def pack(self, points, signs, codes) -> tuple[NDArray, ...]:
+        """The fields of a block after d, from what `write` is given."""
         raise NotImplementedError
 
 
@@ -139,7 +198,17 @@ class IQ2_XXS(ScaledCodebook):
         refit=REFIT_ALWAYS,
     )
 
-    def pack(self, points, signs, codes, scales):
+    best_rules = BestRules(
+        sub_size=32,
+        highest=15,
+        choice_size=8,
+        n_tables=1,
+        even_signs=True,
+        unit_of_d=np.float32(1 / 8),
+        top=np.float32(43),
+    )
+
+    def pack(self, points, signs, codes):
         low = points.astype(np.uint8).view(np.uint32)
         return (np.stack([low, seven_bit_signs(signs, codes)], axis=2).reshape(len(low), -1),)
 
@@ -154,7 +223,9 @@ class IQ2_XS(ScaledCodebook):
     n_distances = 2
     rules = IQ2_XXS.rules._replace(sub_size=16, fit_first=False, first_try=9, refit=REFIT_OFF_GRID)
 
-    def pack(self, points, signs, codes, scales):
+    best_rules = IQ2_XXS.best_rules._replace(sub_size=16)
+
+    def pack(self, points, signs, codes):
         return (points | signs.astype(np.int32) << 9).astype(np.uint16), nibbles(codes)
 
 
@@ -170,7 +241,9 @@ class IQ2_S(ScaledCodebook):
         sigma2_factor=np.float32(2), plain_sigma2=np.float32(0.25), even_signs=False, smallest=np.float32(1e-8)
     )
 
-    def pack(self, points, signs, codes, scales):
+    best_rules = IQ2_XS.best_rules._replace(even_signs=False)
+
+    def pack(self, points, signs, codes):
         return points.astype(np.uint8), signs, high_bits(points, 2), nibbles(codes)
 
 
@@ -195,7 +268,9 @@ class IQ3_XXS(ScaledCodebook):
         refit=REFIT_OFF_GRID,
     )
 
-    def pack(self, points, signs, codes, scales):
+    best_rules = IQ2_XXS.best_rules._replace(unit_of_d=np.float32(1 / 4), top=np.float32(62))
+
+    def pack(self, points, signs, codes):
         return points.astype(np.uint8), seven_bit_signs(signs, codes)
 
 
@@ -213,12 +288,24 @@ class IQ3_S(ScaledCodebook):
     n_distances = 3
     fudge = 1.033
     rules = IQ3_XXS.rules._replace(even_signs=False, smallest=np.float32(1e-45), first_try=9, refit=REFIT_IF_OFF_GRID)
+    best_rules = BestRules(
+        sub_size=32,
+        highest=15,
+        choice_size=4,
+        n_tables=1,
+        even_signs=False,
+        unit_of_d=np.float32(1),
+        top=np.float32(15),
+    )
 
-    def pack(self, points, signs, codes, scales):
+    def in_order_of_reference(self, points, signs, scales):
         order = np.argsort(scales == 0, axis=1, kind="stable")[:, :, None]
-        low = np.take_along_axis(points.astype(np.uint8).reshape(-1, 8, 8), order, axis=1).reshape(-1, 64)
-        signs = np.take_along_axis(signs.reshape(-1, 8, 4), order, axis=1).reshape(-1, 32)
-        return low, high_bits(points, 1), signs, nibbles(codes)
+        low = np.take_along_axis(points.reshape(-1, 8, 8) & 255, order, axis=1).reshape(points.shape)
+        signs = np.take_along_axis(signs.reshape(-1, 8, 4), order, axis=1).reshape(signs.shape)
+        return low | (points & ~255), signs
+
+    def pack(self, points, signs, codes):
+        return points.astype(np.uint8), high_bits(points, 1), signs, nibbles(codes)
 
 
 class ShiftedCodebook(CodebookFormat):
@@ -230,10 +317,11 @@ class ShiftedCodebook(CodebookFormat):
 
     codebook = "iq1"
     values = IQ1_VALUES
+    shifts = (iq1.DELTA, -iq1.DELTA)
     n_subs: ClassVar[int]
     smallest: ClassVar[float]
 
-    def quantize(self, rows, importance, search, out):
+    def quantize_as_reference(self, rows, importance, out):
         blocks = rows.reshape(-1, 256)
         importance = NO_IMPORTANCE if importance is None else importance
         book = prepared_codebook(self.codebook, 3)
@@ -242,10 +330,13 @@ class ShiftedCodebook(CodebookFormat):
         deltas = np.empty((len(blocks), 32), np.float32)
         iq1.search_iq1(blocks, importance, np.float32(self.smallest), book, scales, keys, deltas)
         deltas[scales.max(axis=1) == 0] = iq1.DELTA  # blocks stored as zeros have no shifts downwards
-        self.pack(blocks, importance, scales, keys, deltas, out.reshape(len(blocks), -1))
+        d = np.empty((len(blocks), 1), np.uint16)
+        codes = np.empty(scales.shape, np.uint8)
+        self.quantize_scales(blocks, importance, scales, keys, deltas, d, codes)
+        self.write(d, codes, book.point_of_key[keys], (deltas < 0).astype(np.uint8), out.reshape(len(blocks), -1))
 
-    def pack(self, blocks, importance, scales, keys, deltas, out):
-        """Write the blocks' bytes from what the search has found."""
+    def quantize_scales(self, blocks, importance, scales, keys, deltas, d, codes):
+        """Write d and codes of the blocks from what the search has found."""
         raise NotImplementedError
 
 
@@ -256,15 +347,22 @@ class IQ1_S(ShiftedCodebook):
     importance = "required"
     n_subs = 8
     smallest = 1e-12
+    best_rules = BestRules(
+        sub_size=32,
+        highest=7,
+        choice_size=32,
+        n_tables=2,
+        even_signs=False,
+        unit_of_d=np.float32(1),
+        top=1 + iq1.DELTA,
+    )
 
-    def pack(self, blocks, importance, scales, keys, deltas, out):
-        d = np.empty((len(blocks), 1), np.uint16)
-        codes = np.empty(scales.shape, np.uint8)
-        points = prepared_codebook("iq1", 3).point_of_key[keys]
+    def quantize_scales(self, blocks, importance, scales, keys, deltas, d, codes):
         kernels.scale_codes(scales, 7, np.float32(1.125), d, codes)
+
+    def write(self, d, codes, points, signs, out):
         high = np.bitwise_or.reduce((points >> 8).reshape(-1, 8, 4) << np.array([0, 3, 6, 9]), axis=2)
-        down = deltas[:, ::4] < 0
-        high |= codes.astype(np.int32) << 12 | down.astype(np.int32) << 15
+        high |= codes.astype(np.int32) << 12 | signs[:, ::4].astype(np.int32) << 15
         out[:, :2] = d.view(np.uint8)
         out[:, 2:34] = points
         out[:, 34:] = high.astype(np.uint16).view(np.uint8)
@@ -276,14 +374,14 @@ class IQ1_M(ShiftedCodebook):
     name = "IQ1_M"
     n_subs = 16
     smallest = 1e-7
+    best_rules = IQ1_S.best_rules._replace(sub_size=16, choice_size=8)
 
-    def pack(self, blocks, importance, scales, keys, deltas, out):
-        d = np.empty((len(blocks), 1), np.uint16)
-        codes = np.empty(scales.shape, np.uint8)
-        book = prepared_codebook("iq1", 3)
-        iq1.fit_iq1_m(blocks, importance, scales, keys, deltas, book.shape, d, codes)
-        points = book.point_of_key[keys]
-        high = points >> 8 | (deltas < 0).astype(np.int32) << 3
+    def quantize_scales(self, blocks, importance, scales, keys, deltas, d, codes):
+        shape = prepared_codebook("iq1", 3).shape
+        iq1.fit_iq1_m(blocks, importance, scales, keys, deltas, shape, d, codes)
+
+    def write(self, d, codes, points, signs, out):
+        high = points >> 8 | signs.astype(np.int32) << 3
         quarters = np.bitwise_or.reduce(
             codes.astype(np.uint16).reshape(-1, 4, 4) << np.array([0, 3, 6, 9], np.uint16), 2
         )

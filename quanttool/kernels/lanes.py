@@ -165,6 +165,16 @@ def number_at(typingctx, array, index):
 
 
 @intrinsic
+def lowest_bit(typingctx, bits):
+    """Number of the lowest bit that is set in an int64, not zero: the first lane of a `mask_bits`."""
+
+    def codegen(context, builder, sig, args):
+        return builder.cttz(args[0], ir.IntType(1)(1))
+
+    return signature(types.int64, types.int64), codegen
+
+
+@intrinsic
 def store(typingctx, array, index, values):
     """Write Lanes where `load` would read them; ints lose their upper bits in an array u8. Unchecked."""
 
