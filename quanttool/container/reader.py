@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from ..errors import FileFormatError, UsageError
 from ..ggml_types import BY_ID
 from .layout import DEFAULT_ALIGNMENT, MAGIC, MAX_DIMS, NUMPY_TYPES, GGUFValueType, TensorInfo, aligned
+from .retired import explained
 
 # A value is at least one byte, a key-value pair at least 13, a tensor entry at least 33: counts beyond are hostile.
 _MIN_KV_BYTES = 8 + 4 + 1
@@ -195,6 +196,8 @@ class GGUFFile:
 
     def _read_tensors(self, cursor: _Cursor, n_tensors: int) -> dict[str, TensorInfo]:
         tensors: dict[str, TensorInfo] = {}
+        unknown: list[tuple[str, tuple[int, ...], int, int]] = []  # name, shape, type id, offset
+        offsets: list[int] = []
         for index in range(n_tensors):
             name = cursor.string(f"name of tensor {index}")
             n_dims = cursor.integer(4, f"dimension count of {name}")
@@ -203,8 +206,10 @@ class GGUFFile:
             ne = tuple(cursor.integer(8, f"shape of {name}") for _ in range(n_dims))
             type_id = cursor.integer(4, f"type of {name}")
             offset = cursor.integer(8, f"offset of {name}")
+            offsets.append(offset)
             if type_id not in BY_ID:
-                raise cursor.fail(f"{name} has ggml type {type_id}, which neither llama.cpp nor ik_llama.cpp uses")
+                unknown.append((name, ne, type_id, offset))
+                continue
             kind = BY_ID[type_id]
             if min(ne) < 1 or ne[0] % kind.block_size:
                 raise cursor.fail(f"{name} has shape {list(ne)}; {kind} needs rows of a multiple of {kind.block_size}")
@@ -215,7 +220,18 @@ class GGUFFile:
             if name in tensors:
                 raise cursor.fail(f"tensor {name} appears twice")
             tensors[name] = TensorInfo(name, kind, ne, offset)
+        if unknown:
+            raise cursor.fail(self._unknown_type(*unknown[0], offsets, cursor.at))
         return tensors
+
+    def _unknown_type(
+        self, name: str, ne: tuple[int, ...], type_id: int, offset: int, offsets: list[int], header_end: int
+    ) -> str:
+        end = max(0, len(self._map) - aligned(header_end, self.alignment))
+        n_bytes = min((other for other in [*offsets, end] if other > offset), default=offset) - offset
+        if words := explained(type_id, ne, n_bytes, self.alignment):
+            return f"{name} {words}"
+        return f"{name} has ggml type {type_id}, which neither llama.cpp nor ik_llama.cpp uses"
 
     def _check_extents(self, cursor: _Cursor) -> None:
         available = len(self._map) - self.data_start

@@ -13,14 +13,16 @@ from ..container.writer import copied, encode_value
 from ..errors import ImatrixError, QuanttoolError, RecipeError, UsageError
 from ..ggml_types import GGMLType
 from ..imatrix import Imatrix
+from ..recipes.dialects import IK_LACKS
 from ..recipes.limits import TOKEN_EMBEDDINGS, unwoven
-from ..recipes.mixes import requires_imatrix
+from ..recipes.mixes import find_mix, requires_imatrix
 from ..recipes.repack import Repacking, same_weights
 from ..recipes.resolve import OUTPUT, Request, Target, resolve
 from .prune import Encoded, pruned_metadata, pruned_names
 
 QUANTIZATION_VERSION = 2  # GGML_QNT_VERSION
 CHANGED = ("general.quantization_version", "general.file_type")  # keys that a quantizer writes anew
+CONTESTED_FILE_TYPE = 41
 PROVENANCE = "quanttool."  # keys that say how a file was made
 
 
@@ -152,13 +154,32 @@ def make_plan(
     _find_problems(plan, request, allow_requantize)
     if plan.n_fallbacks:
         plan.warnings.append(f"{plan.n_fallbacks} of {len(plan.tensors)} tensors required a fallback type")
-    foreign = {tensor.type for tensor in plan.tensors if tensor.type.origin != "llama.cpp"}
-    if foreign:
-        names = ", ".join(sorted(kind.name for kind in foreign))
-        plan.warnings.append(f"only ik_llama.cpp loads a file with {names}; llama.cpp does not know these types")
+    plan.warnings += _loaded_by({tensor.type for tensor in plan.tensors})
+    if request.target.base is None:
+        _settle_file_type(plan)
     if request.rules and request.target.base is not None and request.target.base.is_plain:
         plan.warnings.append(f"rules for tensor types have no effect on {request.target.name}")
     return plan
+
+
+def _loaded_by(kinds: set[GGMLType]) -> list[str]:
+    """What keeps a program from loading a file with these types, in words."""
+    ik = sorted(kind.name for kind in kinds if kind.origin != "llama.cpp")
+    llama_cpp = sorted(kind.name for kind in kinds if kind.name in IK_LACKS)
+    if ik and llama_cpp:
+        return [f"no program loads this file: llama.cpp does not know {', '.join(ik)}, ik_llama.cpp not {llama_cpp[0]}"]
+    return [f"only ik_llama.cpp loads a file with {', '.join(ik)}; llama.cpp does not know these types"] if ik else []
+
+
+def _settle_file_type(plan: Plan) -> None:
+    """general.file_type 41 is Q2_0 in llama.cpp and Q1_0 in ik_llama.cpp: the tensors say which it is."""
+    kinds = {tensor.type.name for tensor in plan.tensors}
+    number = GGUFValueType.UINT32, encode_value(CONTESTED_FILE_TYPE, GGUFValueType.UINT32)
+    if plan.metadata.get("general.file_type") == number and "Q1_0" in kinds and "Q2_0" not in kinds:
+        plan.metadata["general.file_type"] = number[0], encode_value(find_mix("Q1_0").file_type, number[0])
+        plan.warnings.append(
+            "general.file_type 41 means Q2_0 to llama.cpp; the tensors are Q1_0, and 40 is written for it"
+        )
 
 
 def _covered(tensors: list[PlannedTensor], imatrix: Imatrix, imatrix_name: str, warnings: list[str]) -> set[str]:

@@ -23,8 +23,8 @@ _IK_SPELLED = {
     **{f"Q{bits}_K": f"q{bits}_K" for bits in (2, 3, 4, 5, 6, 8)},
     "Q8_KV": "q8_KV", "Q8_KV_R8": "q8_KV_r8", "Q1_0": "q1_0_g128",
 }  # fmt: skip
-_IK_LACKS = {"TQ1_0", "TQ2_0", "NVFP4", "Q2_0"}
-IK_NAMES = {_IK_SPELLED.get(kind.name, kind.name.lower()): kind for kind in TYPES if kind.name not in _IK_LACKS}
+IK_LACKS = {"TQ1_0", "TQ2_0", "NVFP4", "Q2_0"}
+IK_NAMES = {_IK_SPELLED.get(kind.name, kind.name.lower()): kind for kind in TYPES if kind.name not in IK_LACKS}
 _IK_NAME_OF = {kind: name for name, kind in IK_NAMES.items()}
 
 

@@ -6,7 +6,7 @@ import gguf
 import numpy as np
 import pytest
 
-from quanttool.container import GGUFFile
+from quanttool.container import GGUFFile, GGUFWriter, TensorInfo
 from quanttool.errors import FileFormatError, QuanttoolError, UsageError
 from quanttool.ggml_types import BY_NAME
 
@@ -202,3 +202,32 @@ def test_metadata_that_is_not_utf8_is_kept_byte_for_byte(opened):
     file = opened(gguf_bytes([kv(b"general.name", STRING, string(raw))]))
     assert file.metadata["general.name"].encode(errors="surrogateescape") == raw
     assert file.metadata.raw("general.name")[1] == string(raw)
+
+
+def contested(tmp_path, type_id: int, n_bytes: int):
+    """A file whose first tensor, of 512 values, has an id that is not read and takes so many bytes."""
+    infos = [TensorInfo("a.weight", BY_NAME["I8"], (n_bytes, 1)), TensorInfo("b", BY_NAME["F32"], (8,))]
+    path = tmp_path / "contested.gguf"
+    with GGUFWriter(path, {}, infos):
+        pass
+    data, shape = bytearray(path.read_bytes()), n_bytes.to_bytes(8, "little")
+    at = data.index(shape)
+    data[at : at + 8] = (512).to_bytes(8, "little")
+    data[at + 16 : at + 20] = type_id.to_bytes(4, "little")
+    path.write_bytes(data)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("type_id", "n_bytes", "words"),
+    [
+        (36, 160, "is, by its 160 bytes, I2_S of ik_llama.cpp, .*convert it to IQ2_BN"),
+        (36, 288, "is, by its 288 bytes, IQ4_NL_4_4, .*quantize the model again"),
+        (36, 320, "is either IQ4_NL_4_4, .*; or I2_S"),
+        (31, 288, "is Q4_0_4_4, which llama.cpp has given up"),
+        (77, 288, "has ggml type 77, which neither llama.cpp nor ik_llama.cpp uses"),
+    ],
+)
+def test_ids_that_two_programs_use_are_settled_by_size(tmp_path, type_id, n_bytes, words):
+    with pytest.raises(FileFormatError, match=rf"a\.weight {words}"):
+        GGUFFile(contested(tmp_path, type_id, n_bytes))

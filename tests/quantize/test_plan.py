@@ -3,8 +3,10 @@
 import numpy as np
 import pytest
 
-from quanttool.container import GGUFFile, GGUFValueType
+from quanttool.container import GGUFFile, GGUFValueType, Metadata, TensorInfo
+from quanttool.container.writer import encode_value
 from quanttool.errors import ImatrixError, UsageError
+from quanttool.ggml_types import BY_NAME
 from quanttool.imatrix import Entry, Imatrix
 from quanttool.quantize.plan import Plan, make_plan, rows, summary
 from quanttool.recipes.resolve import Request, parse_target, weight_type
@@ -173,3 +175,23 @@ def test_summary_and_rows(source):
         "name": "blk.0.ffn_down.weight", "shape": [288, 512], "source_type": "F32", "type": "Q4_0",
         "reason": "Q4_0: base type", "bytes": 512 * 9 * 18,
     }  # fmt: skip
+
+
+def copy_of(*kinds: str, file_type: int = 41) -> Plan:
+    u32 = GGUFValueType.UINT32
+    tensors = [TensorInfo(f"blk.{i}.x.weight", BY_NAME[kind], (256, 16)) for i, kind in enumerate(kinds)]
+    metadata = Metadata({"general.file_type": (u32, encode_value(file_type, u32))})
+    return make_plan(metadata, tensors, Request(parse_target("COPY")))
+
+
+def test_a_contested_file_type_is_settled_by_the_tensors():
+    q1, q2 = copy_of("Q1_0", "F32"), copy_of("Q2_0", "F32")
+    assert Metadata(q1.metadata)["general.file_type"] == 40 and "the tensors are Q1_0" in q1.warnings[0]
+    assert Metadata(q2.metadata)["general.file_type"] == 41 and not q2.warnings
+    assert Metadata(copy_of("Q1_0", file_type=40).metadata)["general.file_type"] == 40
+
+
+def test_types_of_both_programs_in_one_file_load_nowhere():
+    assert "no program loads this file: llama.cpp does not know IQ4_K" in copy_of("NVFP4", "IQ4_K").warnings[0]
+    assert copy_of("IQ4_K").warnings[0].startswith("only ik_llama.cpp loads")
+    assert not copy_of("NVFP4", "Q4_K").warnings
