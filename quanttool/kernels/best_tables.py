@@ -194,25 +194,3 @@ def best_levels_near(x, weight, book, fits, d, levels, reach, chosen):
         store(chosen[2], sub, best)
         store(chosen[3], sub, best_qx)
         store(chosen[4], sub, best_q2)
-
-
-@kernel
-def best_of_scales(x, weight, book, scales, chosen):
-    """Of a few scales for each sub-block the one that leaves the smallest error; of equals the first.
-
-    scales:  f32 [n_trials, n_subs, LANES]
-    chosen:  f32 [n_subs, LANES], written: which
-    """
-    n_trials, n_subs, _ = scales.shape
-    size = len(x) // n_subs
-    for sub in range(n_subs):
-        best = broadcast(-np.inf)
-        which = broadcast(0)
-        for t in range(n_trials):
-            scale = load(scales[t], sub)
-            inverse = select(scale == ZERO, ZERO, ONE / scale)
-            qx, q2 = sums_of(book, x, weight, size * sub, size, inverse, 0)
-            gain = scale * (TWO * qx - scale * q2)
-            which = select(gain > best, np.float32(t), which)
-            best = larger(gain, best)
-        store(chosen, sub, which)

@@ -10,7 +10,7 @@ import numpy as np
 
 from .blocks import largest_magnitude
 from .jit import helper, kernel
-from .lanes import bit_lanes, load_8, load_16, lookup, magnitude, select, store
+from .lanes import LANES, bit_lanes, broadcast, load, load_8, load_16, lookup, magnitude, select, store
 from .rounding import float_bits, float_of
 
 E2M1 = np.array([0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12], np.float32)
@@ -18,6 +18,8 @@ MIDDLES = (E2M1[:7] + E2M1[1:8]) / np.float32(2)
 UE4M3_MAX = np.float32(448)
 UE4M3_MAX_CODE = np.uint8(0x7E)
 ALMOST_TWO = 0x7FFF00  # mantissas up to here have a logarithm that is less than 1 in float32, too
+NOTICEABLE = np.float32(1 + 1e-5)  # an error has to be lower by more than rounding makes of it
+SMALLEST_ERROR = np.float32(1e-30)
 E8M0_MAX_CODE = 252  # from here on twelve times the scale would overflow
 
 
@@ -145,3 +147,45 @@ def half_scales(mx, nv):
         mx[code] = e8m0_half(np.int32(code))
     for code in range(nv.size):
         nv[code] = ue4m3_half(np.uint8(code))
+
+
+@helper
+def errors_of_scales(x, weight, scales, first):
+    """Weighted squared errors with the scales from number `first` on, one per lane."""
+    scale = load(scales, first)
+    inverse = 1 / scale
+    total = broadcast(0)
+    for i in range(x.size):
+        size = abs(x[i])
+        y = size * inverse
+        level = broadcast(0)
+        for k in range(7):
+            level += select(y > MIDDLES[k], E2M1[k + 1] - E2M1[k], 0)
+        off = size - level * scale
+        total += weight[i] * off * off
+    return total
+
+
+@kernel
+def best_scale_codes(rows, importance, scales, codes):
+    """Scale codes of least weighted error near the given ones: all from LANES / 2 below to LANES / 2 - 1 above.
+
+    rows:        f32 [n_rows, n_cols]
+    importance:  f32 [n_cols]
+    scales:      f32 [LANES / 2 + n_codes + LANES / 2], NaN in the first and last LANES / 2
+    codes:       u8 [n_rows, n_scales], replaced where the error falls for certain
+    """
+    size = rows.shape[1] // codes.shape[1]
+    errors = np.empty(LANES, np.float32)
+    for row in range(rows.shape[0]):
+        for k in range(codes.shape[1]):
+            x, weight = rows[row, size * k : size * (k + 1)], importance[size * k : size * (k + 1)]
+            code = np.int64(codes[row, k])
+            store(errors, 0, errors_of_scales(x, weight, scales, code))
+            least = errors[LANES // 2]
+            if least < SMALLEST_ERROR:  # too small to be told from others
+                continue
+            for lane in range(LANES):
+                if errors[lane] * NOTICEABLE < least:
+                    least = errors[lane]
+                    codes[row, k] = np.uint8(code + lane - LANES // 2)
