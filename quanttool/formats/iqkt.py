@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from ..kernels.trellis import Book, make_book, nearest_points
 from . import iqk_tables as table
-from .best_tables import BestTabulated
+from .best_tables import BestTabulated, geometric
 from .layout import Layout, bits, join
 from .tabulated import F32, U16, UNIFORM_IMPORTANCE, largest_of, quotient
 
@@ -23,6 +23,8 @@ b = np.arange(8)  # its sub-blocks of 32
 g = np.arange(32)  # its groups of 8
 q = np.arange(64)  # its groups of 4
 
+# For search="best": the largest scale is brought to these parts of the largest level.
+BEST_D_PARTS = np.concatenate([geometric(0.6, 1.5, 40), -geometric(0.6, 1.5, 40)])
 SWEEPS = 4  # of choosing levels for d and refitting d for levels, in search="best"
 
 
@@ -75,15 +77,15 @@ class Trellis(BestTabulated):
 
     def find_levels(self, x, weights):
         scales, scores, variants = self.find_scales(x, weights)
-        d = self.fit_d(scales, scores)
+        d = self.fit_d(scales, scores, self.d_targets)
         return d, self.nearest_levels(scales, d), variants
 
-    def fit_d(self, scales: F32, scores: F32) -> F32:
-        """The best d f32 [n_units] of those that bring the largest scale to one of `d_targets`, refitted."""
+    def fit_d(self, scales: F32, scores: F32, targets: Iterable[float]) -> F32:
+        """The best d f32 [n_units] of those that bring the largest scale to one of the targets, refitted."""
         top = largest_of(scales)
         qx, q2 = quotient(scores, scales), quotient(scores, scales * scales)  # each sub-block's w q x and w q^2
         best, d = np.zeros((2, len(scales)), np.float32)
-        for target in self.d_targets:
+        for target in targets:
             levels = self.levels[self.nearest_levels(scales, top / np.float32(target))]
             sum_qx, sum_q2 = (levels * qx).sum(axis=1), (levels * levels * q2).sum(axis=1)
             better = sum_qx * sum_qx > best * sum_q2
@@ -136,7 +138,8 @@ class Trellis(BestTabulated):
         pool = Pool.of(self.trials_of(x, weights, self.best_offsets))
         scores = quotient(pool.qx * pool.qx, pool.q2)
         _, _, qx, q2 = pool.taking(scores.argmax(axis=0))
-        d = self.fit_d(quotient(qx, q2), scores.max(axis=0))
+        targets = np.abs(self.levels).max() * BEST_D_PARTS
+        d = self.fit_d(quotient(qx, q2), scores.max(axis=0), targets)
         d, scale_codes, which = self.choose(pool, d, stored)
         inverses = quotient(np.float32(1), d[:, None] * self.levels[scale_codes])
         more = ((v, *self.nearest_sequences(x, weights, inverses, v, self.reach[1])) for v in range(len(self.tables)))
