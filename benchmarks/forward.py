@@ -34,6 +34,7 @@ SHARES = {
     "kernels/log_softmax.py": "statistics of logits",
     "kernels/nn.py": "norms, rope, activations",
     "quanttool/formats/": "expanding and packing weights",
+    "quanttool/kernels/": "expanding and packing weights",
 }
 REST = "everything else"
 
