@@ -29,6 +29,13 @@ def precision_option(default: str) -> Callable:
     )
 
 
+device_option = click.option(
+    "--device",
+    metavar="NAME",
+    help="Run products and attention with PyTorch there (cuda, cuda:1, mps, cpu); default: our own kernels.",
+)
+
+
 class Size(click.ParamType):
     """Bytes, with or without a unit: 500M, 1.5G, 2GB, 1073741824; K, M, G, T are powers of `kilo`."""
 

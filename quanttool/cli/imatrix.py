@@ -8,7 +8,17 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ..errors import UsageError
-from .console import json_option, memory_option, note, precision_option, print_json, print_table, threads_option, warn
+from .console import (
+    device_option,
+    json_option,
+    memory_option,
+    note,
+    precision_option,
+    print_json,
+    print_table,
+    threads_option,
+    warn,
+)
 from .imatrix_run import Run, provenance
 from .texts import read_tokens, text_options
 
@@ -61,13 +71,14 @@ if TYPE_CHECKING:
     help="Print how alike hidden states are before and after each layer, and what each expert adds.",
 )  # fmt: skip
 @precision_option("auto")
+@device_option
 @memory_option
 @threads_option
 @json_option
 def command(
     model_path, files, n_ctx, n_chunks, parse_special, output, from_chunk, process_output, no_ppl, in_files,
     show_statistics, output_format, checkpoint_every, keep_every, hessian, all_experts, layer_similarity, precision,
-    memory, threads, as_json,
+    device, memory, threads, as_json,
 ):  # fmt: skip
     """Measure the importance of a model's weights on a text, for `quanttool quantize --imatrix`.
 
@@ -107,7 +118,7 @@ def command(
         def merged(imatrix):
             return merge([*earlier, imatrix], [*in_files, model_path])
 
-        model = load_model(model_path, precision)
+        model = load_model(model_path, precision, device=device)
         tokens, bos_id = read_tokens(model_path, files, parse_special)
         chunks = split(tokens, n_ctx, n_chunks, from_chunk, bos_id)
         note(f"{len(tokens)} tokens; {len(chunks)} chunks of {n_ctx}")

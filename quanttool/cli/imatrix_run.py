@@ -126,6 +126,8 @@ def provenance(
     options = f"-c {n_ctx}" + f" --from-chunk {from_chunk}" * bool(from_chunk) + " --parse-special" * parse_special
     options += " --all-experts" * all_experts
     options += f" --precision {model.precision}"
+    if (device := model.tensors.device.name) is not None:
+        options += f" --device {device}"
     return {
         "program": f"quanttool {__version__}",
         "options": options,

@@ -14,6 +14,7 @@ from . import reports
 from .bases import FORMATS, Base, RunBase, open_base, write_base
 from .cache import cache_options
 from .console import (
+    device_option,
     json_option,
     memory_option,
     note,
@@ -67,12 +68,13 @@ if TYPE_CHECKING:
 @click.option("--embed-output", is_flag=True, help="Let the output matrix go along in a base file of hidden states.")
 @cache_options
 @precision_option("f32")
+@device_option
 @memory_option
 @threads_option
 @json_option
 def command(
     paths, files, n_ctx, n_chunks, parse_special, stride, base_path, kl_divergence, base_file, base_format,
-    embed_output, cache, precision, memory, threads, as_json,
+    embed_output, cache, precision, device, memory, threads, as_json,
 ):  # fmt: skip
     """Measure the perplexity of models on a text, or their divergence from a base model.
 
@@ -98,14 +100,14 @@ def command(
 
     from ..models import load_model
 
-    models = {path: load_model(path, precision, cache()) for path in dict.fromkeys(paths)}
+    models = {path: load_model(path, precision, cache(), device) for path in dict.fromkeys(paths)}
     base: Base | None = None
     if base_file and not writes:
         base, chunks = open_base(base_file, base_path, models, files, cut)
         n_tokens = chunks.text.size
     else:
         if base_path:
-            base = RunBase(base_path, load_model(base_path, precision))
+            base = RunBase(base_path, load_model(base_path, precision, device=device))
         n_tokens, chunks = _chunks(models, base, files, cut)
     note(f"{n_tokens} tokens; {len(chunks)} chunks of {chunks.n_ctx}, {chunks.n_scored} tokens of each are scored")
     if base:

@@ -11,6 +11,7 @@ from ..container import GGUFFile, ShardedGGUF, open_gguf
 from ..container.layout import BASE_FILE_TYPE
 from ..errors import ModelError, UsageError
 from .config import Config
+from .device import device_named
 from .kv_cache import KVCache
 from .model import Model
 from .products import Precision, chosen_precision
@@ -44,16 +45,20 @@ ARCHITECTURES: dict[str, tuple[str, str]] = {
 }
 
 
-def load_model(path: str | os.PathLike, precision: Precision = "f32", cache: KVCache | None = None) -> Model:
+def load_model(
+    path: str | os.PathLike, precision: Precision = "f32", cache: KVCache | None = None, device: str | None = None
+) -> Model:
     """Open a model for the forward pass.
 
     precision:  of the products with weights: "f32"; "bf16", faster, with both operands rounded to bfloat16 (see
                 `products.py`); "bf16-experts", the same in mixtures of experts, too; or "auto": bf16 if the file's
                 weights are bfloat16, else f32
     cache:      types that keys and values are rounded to, as in a quantized cache; default: not at all
+    device:     "cpu", "cuda", "cuda:1", ...: PyTorch there computes products and attention; default: our own kernels
 
     Raises FileFormatError for a damaged file, ModelError for an unknown architecture, for a missing or odd metadata
-    key, and for a tensor that is missing or has another shape than the metadata says.
+    key, and for a tensor that is missing or has another shape than the metadata says, UsageError for a device that
+    PyTorch does not have.
     """
     return _open(open_gguf(path), precision, cache, False)
 
@@ -75,4 +80,4 @@ def _open(file: GGUFFile | ShardedGGUF, precision: str, cache: KVCache | None, o
             "(quantize works on any architecture: it needs no forward pass)"
         )
     module, name = ARCHITECTURES[architecture]
-    return getattr(import_module(f".{module}", __package__), name)(file, precision, cache)
+    return getattr(import_module(f".{module}", __package__), name)(file, precision, cache, device_named(device))

@@ -6,7 +6,7 @@ from math import sqrt
 import numpy as np
 
 from ..kernels import nn
-from .attention import NO_WINDOW, attend
+from .attention import NO_WINDOW
 from .config import Config
 from .rope import Rope
 from .tensors import Array, Tensors
@@ -81,7 +81,7 @@ class Attention:
         self.rope, self.q_norm, self.k_norm = rope, q_norm, k_norm
         self.options = {"scale": scale or 1 / sqrt(c.head_size), "window": window, "soft_cap": soft_cap, "sinks": sinks}
         self.n_head, self.n_head_kv = c.n_head, c.n_head_kv
-        self.cache = t.cache
+        self.cache, self.attend = t.cache, t.device.attend
         self.cache.check(c.path, c.head_size, c.head_size_v)
         self.sizes = [c.n_head * c.head_size, c.n_head_kv * c.head_size, c.n_head_kv * c.head_size_v]
         if t.has("attn_qkv.weight"):
@@ -105,7 +105,7 @@ class Attention:
         if self.temperature is not None:
             q = q * self.temperature(x.shape[1])
         v = self._heads(v, self.n_head_kv)
-        out = attend(q, self.cache.keys(k), self.cache.values(v), **self.options)
+        out = self.attend(q, self.cache.keys(k), self.cache.values(v), **self.options)
         return self.attn_output(out.reshape(*x.shape[:2], -1))
 
     @staticmethod

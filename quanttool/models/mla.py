@@ -10,7 +10,6 @@ from math import sqrt
 import numpy as np
 
 from ..errors import UsageError
-from .attention import attend
 from .config import Config
 from .layers import RMSNorm
 from .rope import Rope, log_scale
@@ -59,7 +58,7 @@ class LatentAttention:
         return self.attn_output(out.reshape(*shape, -1))
 
     def _check_cache(self, c: Config, t: Tensors) -> None:
-        self.cache = t.cache
+        self.cache, self.attend = t.cache, t.device.attend
         if self.split and self.cache.type_k != self.cache.type_v:
             raise UsageError(
                 f"{c.path}: keys and values are one cache in this model; give both the same type, "
@@ -77,7 +76,7 @@ class LatentAttention:
         q[..., self.rank :] = q_rot
         # one head: its values are the first part of its keys
         keys = self.cache.shared(np.concatenate([latent[:, :, None], k_rot], axis=-1))
-        mixed = attend(q, keys, np.ascontiguousarray(keys[..., : self.rank]), self.scale)
+        mixed = self.attend(q, keys, np.ascontiguousarray(keys[..., : self.rank]), self.scale)
         out = np.empty((*shape, self.n_head, self.head_size_v), np.float32)
         for head in range(self.n_head):
             rows = np.ascontiguousarray(mixed[:, :, head]).reshape(-1, self.rank)
@@ -90,7 +89,7 @@ class LatentAttention:
         q = np.concatenate([q_nope, q_rot], axis=-1)
         k = np.concatenate([kv[..., : self.n_nope], k_rot], axis=-1)
         v = np.ascontiguousarray(kv[..., self.n_nope :])
-        return attend(q, self.cache.keys(k), self.cache.values(v), self.scale)
+        return self.attend(q, self.cache.keys(k), self.cache.values(v), self.scale)
 
 
 def yarn_multiplier(c: Config) -> float:

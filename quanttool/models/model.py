@@ -13,6 +13,7 @@ from ..errors import ModelError, UsageError
 from ..formats import dequantize_rows
 from ..ggml_types import ggml_type
 from .config import Config
+from .device import Device, OwnKernels
 from .kv_cache import KVCache
 from .layers import ROWS_PER_BATCH, GatedFFN, RMSNorm
 from .moe import MoE
@@ -70,9 +71,11 @@ class Model:
     A subclass, one per architecture, gives its layers in `layer` and overrides what differs.
     """
 
-    def __init__(self, file: GGUFFile, precision: str = "f32", cache: KVCache | None = None):
+    def __init__(
+        self, file: GGUFFile, precision: str = "f32", cache: KVCache | None = None, device: Device | None = None
+    ):
         self.file, self.config, self.precision = file, Config(file), precision
-        self.tensors = Tensors(file, precision, cache or KVCache())
+        self.tensors = Tensors(file, precision, cache or KVCache(), device or OwnKernels())
         in_blocks = block_precision(precision, has_experts=self.config.integer("expert_count", 0) > 0)
         self.n_embd = self.config.n_embd
         self.n_vocab = self._vocabulary_size()
@@ -180,10 +183,7 @@ class Model:
         for batch in _batches(n_chunks, EMBEDDED_TOKENS // n_ctx):
             x[batch] = self.embed(tokens[batch])
         self.file.release("token_embd.weight", 0, self.n_vocab)
-        plans = [
-            [(step, _batches(n_chunks, step.rows_per_batch // n_ctx)) for step in layer.steps()]
-            for layer in self.layers
-        ]
+        plans = [[(step, self._batches_of(step, n_chunks, n_ctx)) for step in layer.steps()] for layer in self.layers]
         done, total = 0, sum(len(batches) for plan in plans for _, batches in plan)
         before = None if inspector is None else room(*x.shape, memory=memory)
         with self._watched_by(observer, inspector), blas.threads(1):
@@ -210,8 +210,11 @@ class Model:
         """Take hidden states f32 [n_chunks, n_ctx, n_embd] through layer i, in place; its weights must be loaded."""
         with blas.threads(1):
             for step in self.layers[i].steps():
-                for _ in self._run(step, x, _batches(len(x), step.rows_per_batch // x.shape[1]), i, 1):
+                for _ in self._run(step, x, self._batches_of(step, *x.shape[:2]), i, 1):
                     pass
+
+    def _batches_of(self, step: Step, n_chunks: int, n_ctx: int) -> list[slice]:
+        return _batches(n_chunks, max(step.rows_per_batch, self.tensors.device.rows_per_batch) // n_ctx)
 
     def normalize(self, x: Array) -> None:
         """Take hidden states past the last layer to what the output matrix is multiplied with, in place."""

@@ -12,8 +12,9 @@ from ..container import GGUFFile
 from ..errors import ModelError
 from ..formats import dequantize_rows
 from ..parallel import default_threads, in_order
+from .device import Device
 from .kv_cache import KVCache
-from .products import Array, Weight, weight_for_products
+from .products import Array, Weight
 
 # observer(tensor name, x f32 [n_rows, n_cols], expert or None): sees the input rows of every product with a weight
 # With `all_experts` it is given a fourth argument for experts: f32 [n_rows], how much each row counts.
@@ -81,8 +82,16 @@ class Watch:
 class Tensors:
     """The tensors of a model, or of one block of it: names are then given without "blk.3."."""
 
-    def __init__(self, file: GGUFFile, precision: str, cache: KVCache, prefix: str = "", watch: Watch | None = None):
-        self.file, self.precision, self.cache, self.prefix = file, precision, cache, prefix
+    def __init__(
+        self,
+        file: GGUFFile,
+        precision: str,
+        cache: KVCache,
+        device: Device,
+        prefix: str = "",
+        watch: Watch | None = None,
+    ):
+        self.file, self.precision, self.cache, self.device, self.prefix = file, precision, cache, device, prefix
         self.watch = watch or Watch()
         self.linears: list[Linear] = []  # what `load` expands
         self.taken: set[str] = set()  # names of tensors that were asked for
@@ -90,7 +99,7 @@ class Tensors:
         self._replaced: Mapping[str, Stored] = {}
 
     def block(self, index: int, precision: str) -> "Tensors":
-        return Tensors(self.file, precision, self.cache, f"blk.{index}.", self.watch)
+        return Tensors(self.file, precision, self.cache, self.device, f"blk.{index}.", self.watch)
 
     @contextmanager
     def replaced_by(self, weights: "Mapping[str, Stored]") -> Iterator[None]:
@@ -194,7 +203,7 @@ class Tensors:
     def weight(self, name: str, precision: str, rows: slice = slice(None)) -> Weight:
         """Rows of a tensor (full name), ready for products."""
         data, type_name = self.stored(name)
-        return weight_for_products(data[rows], type_name, self.file.tensors[name].n_cols, precision)
+        return self.device.weight(data[rows], type_name, self.file.tensors[name].n_cols, precision)
 
 
 class Linear:

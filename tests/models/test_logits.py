@@ -1,9 +1,5 @@
 """Logits against those that llama.cpp computed for the same files (float32 weights and cache)."""
 
-import os
-import subprocess
-import sys
-
 import numpy as np
 import pytest
 
@@ -41,16 +37,6 @@ LIMITS = {
 def nmse(found, expected):
     expected = expected.astype(np.float64)
     return ((found - expected) ** 2).sum() / (expected**2).sum()
-
-
-@pytest.fixture(scope="module")
-def tiny_models(shared, tmp_path_factory):
-    """Folder with the reference models, written anew: the same seed gives the same weights."""
-    folder = tmp_path_factory.mktemp("tiny-models")
-    script = shared / "models" / "make_tiny_models.py"
-    command = [sys.executable, str(script), str(folder), "--only", ",".join(LIMITS)]
-    subprocess.run(command, check=True, stdout=subprocess.DEVNULL, env={**os.environ, "OPENBLAS_NUM_THREADS": "1"})
-    return folder
 
 
 @pytest.mark.parametrize("name", LIMITS)
