@@ -60,15 +60,21 @@ def load_model(
     key, and for a tensor that is missing or has another shape than the metadata says, UsageError for a device that
     PyTorch does not have.
     """
-    return _open(open_gguf(path), precision, cache, False)
+    return _open(open_gguf(path), precision, cache, device)
 
 
 def load_output(path: str | os.PathLike, precision: Precision = "f32") -> Model:
     """As `load_model`, for a file of which only the output matrix is wanted: a model, or a base file that has it."""
-    return _open(open_gguf(path), precision, None, True)
+    return _open(open_gguf(path), precision, output_alone=True)
 
 
-def _open(file: GGUFFile | ShardedGGUF, precision: str, cache: KVCache | None, output_alone: bool) -> Model:
+def _open(
+    file: GGUFFile | ShardedGGUF,
+    precision: str,
+    cache: KVCache | None = None,
+    device: str | None = None,
+    output_alone: bool = False,
+) -> Model:
     if file.metadata.get("general.type") == BASE_FILE_TYPE and not output_alone:
         raise UsageError(f"{file.path}: is a base file and no model; give it with --kl-divergence-base")
     precision = chosen_precision(precision, file)
