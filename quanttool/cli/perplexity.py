@@ -13,6 +13,17 @@ from ..files import check_output
 from . import reports
 from .bases import FORMATS, Base, RunBase, open_base, write_base
 from .cache import cache_options
+from .comparing import (
+    breakdowns,
+    comparisons,
+    describe_draft,
+    describe_sizes,
+    print_breakdown,
+    print_comparisons,
+    print_draft,
+    print_summary,
+    write_plot,
+)
 from .console import (
     device_option,
     json_option,
@@ -20,7 +31,6 @@ from .console import (
     note,
     precision_option,
     print_json,
-    print_table,
     progress_bar,
     threads_option,
 )
@@ -66,6 +76,9 @@ if TYPE_CHECKING:
     help="Of the base file to write: hidden states, small and exact; in bfloat16; or what these programs write.",
 )
 @click.option("--embed-output", is_flag=True, help="Let the output matrix go along in a base file of hidden states.")
+@click.option("--breakdown", is_flag=True, help="Show where the divergence sits: places, kinds of tokens.")
+@click.option("--draft", is_flag=True, help="Show how good each model is as a speculative draft of the base model.")
+@click.option("--plot", metavar="FILE", help="Draw divergence and perplexity over bits per weight, as SVG.")
 @cache_options
 @precision_option("f32")
 @device_option
@@ -74,7 +87,7 @@ if TYPE_CHECKING:
 @json_option
 def command(
     paths, files, n_ctx, n_chunks, parse_special, stride, base_path, kl_divergence, base_file, base_format,
-    embed_output, cache, precision, device, memory, threads, as_json,
+    embed_output, breakdown, draft, plot, cache, precision, device, memory, threads, as_json,
 ):  # fmt: skip
     """Measure the perplexity of models on a text, or their divergence from a base model.
 
@@ -94,7 +107,11 @@ def command(
     said = click.get_current_context().get_parameter_source("n_ctx") is not ParameterSource.DEFAULT
     cut = Cut(n_ctx if said else None, n_chunks, stride, parse_special)
     writes = base_file is not None and not kl_divergence
-    _check_combination(paths, base_path, kl_divergence, base_file, writes, embed_output, base_format)
+    _check_combination(
+        paths, base_path, kl_divergence, base_file, writes, embed_output, base_format, breakdown or draft
+    )
+    if plot:
+        check_output(plot, [*paths, *files])
     if writes:
         check_output(base_file, [*paths, *files])
 
@@ -110,25 +127,49 @@ def command(
             base = RunBase(base_path, load_model(base_path, precision, device=device))
         n_tokens, chunks = _chunks(models, base, files, cut)
     note(f"{n_tokens} tokens; {len(chunks)} chunks of {chunks.n_ctx}, {chunks.n_scored} tokens of each are scored")
+    values: dict[str, dict[str, Any]] = {}
     if base:
-        divergences = _compare(base, models, chunks, memory, as_json)
-        described = [_divergence_json(path, divergence) for path, divergence in divergences.items()]
+        divergences = _compare(base, models, chunks, memory, as_json, draft)
+        parts = breakdowns(divergences, chunks, paths[0]) if breakdown else {}
+        described = [
+            _divergence_json(path, divergence)
+            | ({"breakdown": parts[path]} if breakdown else {})
+            | ({"draft": describe_draft(divergence)} if draft else {})
+            for path, divergence in divergences.items()
+        ]
+        values = {name: {path: getattr(d, name) for path, d in divergences.items()} for name in ("kld", "nll")}
     elif writes:
         perplexity = _write(base_file, base_format, embed_output, models[paths[0]], chunks, files, memory)
         RunningPerplexity(as_json, perplexity.nll).finish()
         described = [_perplexity_json(paths[0], perplexity)]
     else:
-        described = [_perplexity_json(path, _perplexity(path, models, chunks, memory, as_json)) for path in models]
+        perplexities = {path: _perplexity(path, models, chunks, memory, as_json) for path in models}
+        described = [_perplexity_json(path, perplexity) for path, perplexity in perplexities.items()]
+        values = {"nll": {path: perplexity.nll for path, perplexity in perplexities.items()}}
+    describe_sizes(described, models)
+    pairs = comparisons(values) if len(models) > 1 else {}
+    if plot:
+        write_plot(plot, described)
     if as_json:
         text = {"files": list(files), "n_tokens": n_tokens, "n_ctx": chunks.n_ctx, "n_chunks": len(chunks)}
         text |= {"stride": stride, "n_scored": chunks.n_scored}
-        print_json(text | {"base_model": base_path, "base_file": base_file, "models": described})
-    elif len(models) > 1:
-        _print_summary(described)
+        text |= {"base_model": base_path, "base_file": base_file, "models": described}
+        print_json(text | ({"comparisons": pairs} if pairs else {}))
+        return
+    for one in described:
+        if breakdown:
+            print_breakdown(one["model"], one["breakdown"])
+        if draft:
+            print_draft(one["model"], base.path, one["draft"])
+    if len(models) > 1:
+        print_summary(described)
+        print_comparisons(pairs)
 
 
-def _check_combination(paths, base_path, kl_divergence, base_file, writes, embed_output, base_format) -> None:
+def _check_combination(paths, base_path, kl_divergence, base_file, writes, embed_output, base_format, details) -> None:
     """UsageError for options that do not go together."""
+    if details and not (base_path or kl_divergence):
+        raise UsageError("--breakdown and --draft compare with a base; give --base-model or --kl-divergence-base")
     if writes and base_path:
         raise UsageError("--kl-divergence-base without --kl-divergence writes a file; leave --base-model out")
     if writes and len(set(paths)) > 1:
@@ -177,7 +218,7 @@ def _perplexity(
 
 
 def _compare(
-    base: "Base", models: "dict[str, Model]", chunks: "Chunks", memory: int | None, quiet: bool
+    base: "Base", models: "dict[str, Model]", chunks: "Chunks", memory: int | None, quiet: bool, overlap: bool
 ) -> "dict[str, Divergence]":
     """Divergence of each model from the base, in one pass over each model's file; printed when it is done."""
     from ..evaluate import ModelPredictions, compare
@@ -191,7 +232,7 @@ def _compare(
         others = [
             ModelPredictions(model, chunks.scored(passes.hidden_states(model, chunks))) for model in models.values()
         ]
-    divergences = dict(zip(models, compare(of_base, others, chunks.targets), strict=True))
+    divergences = dict(zip(models, compare(of_base, others, chunks.targets, overlap), strict=True))
     base.check(next(iter(divergences.values())).nll_base)
     if not quiet:
         for path, divergence in divergences.items():
@@ -226,22 +267,3 @@ def _divergence_json(path: str, divergence: "Divergence") -> dict[str, Any]:
         "kld_quantiles": {str(fraction): value for fraction, value in d.kld_quantiles().items()},
         "delta_p_quantiles": {str(fraction): value for fraction, value in d.delta_p_quantiles().items()},
     }
-
-
-def _print_summary(described: list[dict[str, Any]]) -> None:
-    """One line per model."""
-    columns = {
-        "perplexity": (">perplexity", 1, 4),
-        "mean_kld": (">mean KLD", 1, 6),
-        "same_top": (">same top %", 100, 2),
-    }
-    shown = {key: column for key, column in columns.items() if key in described[0]}
-    rows = [
-        [model["model"]]
-        + [
-            f"{scale * model[key]['value']:.{digits}f} ± {scale * model[key]['uncertainty']:.{digits}f}"
-            for key, (_, scale, digits) in shown.items()
-        ]
-        for model in described
-    ]
-    print_table(["model", *(title for title, _, _ in shown.values())], rows)

@@ -79,14 +79,15 @@ class Tokenizer:
         pieces: list[bytes] = []
         after_special = True
         for id in ids:
-            piece = self._piece(id)
+            piece = self.piece(id)
             if after_special and self._vocabulary.add_space_prefix and id not in self._special_ids:
                 piece = piece.removeprefix(b" ")
             pieces.append(piece)
             after_special = id in self._special_ids
         return b"".join(pieces).decode(errors="replace")
 
-    def _piece(self, id: int) -> bytes:
+    def piece(self, id: int) -> bytes:
+        """The bytes that a token stands for; of a special token, its name."""
         token = self._vocabulary.tokens[id]
         if id in self._special_ids:
             return token.encode("utf-8", "surrogateescape")

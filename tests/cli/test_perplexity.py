@@ -37,7 +37,7 @@ def test_several_models(run, tiny_model, rounded_model, text):
     alone = run("perplexity", "-m", rounded_model, "-f", text, "-c", 32)
     assert alone.out in result.out
     assert result.out.count("Final estimate") == 2
-    assert "rounded.gguf" in result.out.splitlines()[-2]  # the table at the end
+    assert any("rounded.gguf" in line and "±" in line for line in result.out.splitlines())  # the table at the end
 
 
 # what a script that reads llama-perplexity's output looks for
@@ -79,6 +79,7 @@ def test_several_models_against_one_base(run, tiny_model, rounded_model, text):
     alone = json.loads(
         run("perplexity", "-m", rounded_model, "--base-model", tiny_model, "-f", text, "-c", 32, "--json").out
     )
+    assert rounded.pop("on_pareto_front") is False
     assert alone["models"] == [rounded]
 
 
@@ -153,6 +154,82 @@ def test_stride_json(run, tiny_model, text):
     assert (data["n_ctx"], data["stride"], data["n_scored"], data["n_chunks"]) == (36, 8, 8, 16)
     result = run("perplexity", "-m", tiny_model, "-f", text, "-c", 32, "--stride", 64)
     assert result.code == 2 and "a stride of 64 needs a context of more than 32" in result.err
+
+
+@pytest.fixture
+def long_text(text):
+    """25 chunks of 32: enough to compare models."""
+    text.write_text("".join(text.read_text().replace("6", str(i)) + f"Line {i}; x = {i * i}" for i in range(5)))
+    return text
+
+
+def test_models_are_compared_by_pairs(run, tiny_model, rounded_model, long_text, tmp_path):
+    plot = tmp_path / "plot.svg"
+    models = ("-m", rounded_model, "-m", tiny_model)
+    command = ("perplexity", *models, "--base-model", tiny_model, "-f", long_text, "-c", 32, "--plot", plot)
+    data = json.loads(run(*command, "--json").out)
+    (kld,), (nll,) = data["comparisons"]["kld"], data["comparisons"]["nll"]
+    rounded, same = data["models"]
+    assert (kld["better"], kld["worse"]) == (str(tiny_model), str(rounded_model))
+    assert kld["difference"] == pytest.approx(rounded["mean_kld"]["value"], rel=1e-9) and kld["p"] < 0.001
+    change = abs(np.log(rounded["perplexity"]["value"] / same["perplexity"]["value"]))
+    assert nll["difference"] == pytest.approx(change, rel=1e-9)
+    assert rounded["bpw"] == same["bpw"] == 32 and rounded["n_bytes"] == rounded_model.stat().st_size
+    assert same["on_pareto_front"] and not rounded["on_pareto_front"]
+    assert plot.read_text().startswith("<svg")
+    printed = run(*command[:-2]).out
+    assert f"{tiny_model} is better than {rounded_model}, p < 0.001: KLD lower by {kld['difference']:.6f} ±" in printed
+    assert "● no other model is both smaller and better" in printed
+
+
+def test_models_are_compared_without_a_base(run, tiny_model, rounded_model, long_text):
+    models = ("-m", tiny_model, "-m", rounded_model)
+    data = json.loads(run("perplexity", *models, "-f", long_text, "-c", 32, "--json").out)
+    assert list(data["comparisons"]) == ["nll"] and len(data["comparisons"]["nll"]) == 1
+
+
+def test_few_tokens_are_too_few_to_compare(run, tiny_model, rounded_model, text):
+    result = run("perplexity", "-m", tiny_model, "-m", rounded_model, "-f", text, "-c", 32)
+    assert "too few tokens to tell whether these models differ" in result.out
+
+
+def test_breakdown(run, tiny_model, rounded_model, long_text):
+    command = ("perplexity", "-m", rounded_model, "--base-model", tiny_model, "-f", long_text, "-c", 32, "--breakdown")
+    (model,) = json.loads(run(*command, "--json").out)["models"]
+    shares = {part["name"]: part["share"] for part in model["breakdown"]}
+    assert sum(share for name, share in shares.items() if name.startswith("kind")) == pytest.approx(1)
+    assert sum(share for name, share in shares.items() if name.startswith("place")) == pytest.approx(1)
+    assert 0 < shares["kind: digits"] < 0.1 and shares["token: after a newline"] > 0
+    printed = run(*command).out
+    assert "where the divergence sits" in printed and "kind: digits" in printed
+
+
+def test_draft(run, tiny_model, rounded_model, text):
+    models = ("-m", rounded_model, "-m", tiny_model, "--base-model", tiny_model)
+    command = ("perplexity", *models, "-f", text, "-c", 64, "--draft")
+    rounded, same = (model["draft"] for model in json.loads(run(*command, "--json").out)["models"])
+    assert same["acceptance"]["value"] == pytest.approx(1) and len(rounded["tokens_per_pass"]) == 16
+    np.testing.assert_allclose(same["tokens_per_pass"], np.arange(2, 18))
+    assert 0.3 < rounded["acceptance"]["value"] < 1
+    assert rounded["tokens_per_pass"][0] == pytest.approx(1 + rounded["acceptance"]["value"])
+    assert rounded["greedy_tokens_per_pass"][0] == pytest.approx(1 + rounded["greedy_agreement"]["value"])
+    assert "as draft of" in run(*command).out
+
+
+def test_details_need_a_base(run, tiny_model, text):
+    for option in ("--breakdown", "--draft"):
+        result = run("perplexity", "-m", tiny_model, "-f", text, "-c", 32, option)
+        assert result.code == 2 and "compare with a base" in result.err
+
+
+def test_results_depend_on_neither_threads_nor_memory(run, tiny_model, rounded_model, text):
+    command = ("perplexity", "-m", rounded_model, "--base-model", tiny_model, "-f", text, "-c", 32, "--draft", "--json")
+    expected = json.loads(run(*command, "-t", 1).out)["models"][0]
+    for options in (["-t", 2], ["-t", 3, "--memory", "1K"], ["-t", 1, "--memory", "1K"]):
+        found = json.loads(run(*command, *options).out)["models"][0]
+        for name in ("perplexity", "perplexity_base", "mean_kld", "rms_delta_p"):
+            assert found[name] == pytest.approx(expected[name], rel=1e-6), (options, name)
+        assert found["draft"]["tokens_per_pass"] == pytest.approx(expected["draft"]["tokens_per_pass"], rel=1e-6)
 
 
 def test_precision(run, tiny_model, text):
