@@ -97,12 +97,15 @@ def kill(kills: int, target: str, folder: Path | None) -> None:
         largest = max(tensor.n_values for tensor in file.tensors.values())
         share = largest / sum(tensor.n_values for tensor in file.tensors.values())
         print(f"model: {file.n_bytes / 1e9:.2f} GB, the largest tensor has {share:.1%} of the weights")
+        subprocess.run(command(folder / "model.gguf", folder / "warm.gguf", target), check=True, capture_output=True)
+        started = time.monotonic()
         subprocess.run(command("--dry-run", folder / "model.gguf", target), check=True, stdout=subprocess.DEVNULL)
+        start = time.monotonic() - started
         for title, options in (("one file", ()), ("files of 300 MB", ("--split-max-size", "300M"))):
-            _kill_one(folder, target, title, options, kills, share)
+            _kill_one(folder, target, title, options, kills, share, start)
 
 
-def _kill_one(folder: Path, target: str, title: str, options: tuple, kills: int, share: float) -> None:
+def _kill_one(folder: Path, target: str, title: str, options: tuple, kills: int, share: float, start: float) -> None:
     model = folder / "model.gguf"
     started = time.monotonic()
     with processor_time() as whole:
@@ -114,16 +117,13 @@ def _kill_one(folder: Path, target: str, title: str, options: tuple, kills: int,
     with processor_time() as resumed:
         while done < kills:
             process = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-            while process.poll() is None and not journal.exists():
-                time.sleep(0.01)
-            time.sleep(chance.uniform(0, 1.6 * wall / kills))
-            if process.poll() is not None:
-                raise click.ClickException(f"the run was over after {done} kills; give fewer")
+            time.sleep(start + chance.uniform(0, 1.6 * (wall - start) / kills))
             process.send_signal(signal.SIGKILL)
             process.wait()
+            if not journal.exists():
+                raise click.ClickException(f"the run was over after {done} kills; give fewer")
             done += 1
-            lines = journal.read_text().splitlines() if journal.exists() else []
-            print(f"  kill {done}: {max(len(lines) - 1, 0)} tensors whole")
+            print(f"  kill {done}: {len(journal.read_text().splitlines()) - 1} tensors whole")
         subprocess.run(words, check=True, capture_output=True)
     same = digest(folder, "cut") == expected
     lost = (resumed[0] - whole[0]) / kills

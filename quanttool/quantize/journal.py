@@ -80,11 +80,16 @@ class Journal:
         return [line for line in lines if isinstance(line, dict)]
 
     def open(self, verified: Iterable[str]) -> None:
-        """Begin to write: the key, and those finished tensors that were found to be true."""
-        self._file = self.path.open("w", encoding="utf-8")
+        """Begin to write: the key, and those finished tensors that were found to be true.
+
+        The journal of the earlier run stays until the new one has all of this: a kill in between loses nothing.
+        """
+        new = self.path.with_name(self.path.name + ".new")
+        self._file = new.open("w", encoding="utf-8")
         self._write(self._head)
         for name in verified:
             self.add(name, self.finished[name])
+        os.replace(new, self.path)
 
     def add(self, name: str, sha256: str) -> None:
         """A tensor is whole. Not safe from several threads."""

@@ -111,6 +111,17 @@ def test_damaged_bytes_are_computed_again(folder, monkeypatch):
     assert (folder / "out.gguf").read_bytes() == (folder / "whole.gguf").read_bytes()
 
 
+def test_a_kill_while_the_journal_is_written_anew_loses_nothing(folder, monkeypatch):
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        interrupt_after(7, patch)
+        quantize(folder, "out.gguf")
+    before = journal_path(folder / "out.gguf").read_text()
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr("quanttool.quantize.journal.os.replace", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        quantize(folder, "out.gguf")
+    assert journal_path(folder / "out.gguf").read_text() == before
+
+
 @pytest.mark.parametrize("change", ["target", "source", "search program"])
 def test_another_run_starts_over(folder, monkeypatch, change):
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):

@@ -119,7 +119,7 @@ def test_a_kill_while_files_get_their_names_loses_nothing(folder, monkeypatch, h
 
         def die_at_last(source, target):
             nonlocal left
-            left -= 1
+            left -= str(target).endswith(".gguf")
             if left < 0:
                 raise KeyboardInterrupt  # leaves everything as a kill does
             replace(source, target)
