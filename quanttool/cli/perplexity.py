@@ -35,6 +35,7 @@ from .console import (
     threads_option,
 )
 from .running import Passes, RunningPerplexity, say, scored_likelihoods
+from .tasks import run_tasks, task_options
 from .texts import Cut, read_tokens, text_options
 
 if TYPE_CHECKING:
@@ -79,6 +80,7 @@ if TYPE_CHECKING:
 @click.option("--breakdown", is_flag=True, help="Show where the divergence sits: places, kinds of tokens.")
 @click.option("--draft", is_flag=True, help="Show how good each model is as a speculative draft of the base model.")
 @click.option("--plot", metavar="FILE", help="Draw divergence and perplexity over bits per weight, as SVG.")
+@task_options
 @cache_options
 @precision_option("f32")
 @device_option
@@ -87,7 +89,7 @@ if TYPE_CHECKING:
 @json_option
 def command(
     paths, files, n_ctx, n_chunks, parse_special, stride, base_path, kl_divergence, base_file, base_format,
-    embed_output, breakdown, draft, plot, cache, precision, device, memory, threads, as_json,
+    embed_output, breakdown, draft, plot, task, cache, precision, device, memory, threads, as_json,
 ):  # fmt: skip
     """Measure the perplexity of models on a text, or their divergence from a base model.
 
@@ -118,6 +120,10 @@ def command(
     from ..models import load_model
 
     models = {path: load_model(path, precision, cache(), device) for path in dict.fromkeys(paths)}
+    if task:
+        if base_path or base_file:
+            raise UsageError("a base has no part in tasks; give all models with -m, the source first")
+        return run_tasks(task, models, files, memory, as_json)
     base: Base | None = None
     if base_file and not writes:
         base, chunks = open_base(base_file, base_path, models, files, cut)

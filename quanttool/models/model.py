@@ -1,8 +1,9 @@
 """The layer-major forward pass that all architectures share."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -177,63 +178,89 @@ class Model:
         Raises UsageError for tokens outside the vocabulary, ModelError (layer and chunk) for a NaN or infinite
         result.
         """
-        tokens = self._checked(tokens)
-        n_chunks, n_ctx = tokens.shape
-        x = room(n_chunks, n_ctx, self.n_embd, memory=memory)
-        for batch in _batches(n_chunks, EMBEDDED_TOKENS // n_ctx):
-            x[batch] = self.embed(tokens[batch])
+        return self._pass([tokens], observer, progress, memory, first_chunk, inspector)[0]
+
+    def hidden_states_of_groups(
+        self, groups: Sequence[ArrayLike], progress: Progress | None = None, memory: int | None = None
+    ) -> list[Array]:
+        """The same in one pass for sequences of several lengths, those of each group of one length.
+
+        groups:   each i32 [n_sequences, n_tokens]; fill short sequences up at their end: nothing there changes what
+                  comes before. Errors count sequences from 1, group after group
+        returns:  one f32 [n_sequences, n_tokens, n_embd] per group
+        """
+        return self._pass(groups, None, progress, memory, 1, None)
+
+    def _pass(
+        self,
+        groups: Sequence[ArrayLike],
+        observer: Observer | None,
+        progress: Progress | None,
+        memory: int | None,
+        first_chunk: int,
+        inspector: Inspector | None,
+    ) -> list[Array]:
+        checked = [self._checked(tokens) for tokens in groups]
+        storage = room(sum(tokens.size for tokens in checked), self.n_embd, memory=memory)
+        before = None if inspector is None else room(*storage.shape, memory=memory)
+        ends = np.cumsum([tokens.size for tokens in checked])[:-1]
+        states = [
+            part.reshape(*tokens.shape, self.n_embd)
+            for tokens, part in zip(checked, np.split(storage, ends), strict=True)
+        ]
+        for tokens, x in zip(checked, states, strict=True):
+            for batch in _slices(len(tokens), EMBEDDED_TOKENS // tokens.shape[1]):
+                x[batch] = self.embed(tokens[batch])
         self.file.release("token_embd.weight", 0, self.n_vocab)
-        plans = [[(step, self._batches_of(step, n_chunks, n_ctx)) for step in layer.steps()] for layer in self.layers]
+        plans = [
+            [(step, self._batches_of(step, states, first_chunk)) for step in layer.steps()] for layer in self.layers
+        ]
         done, total = 0, sum(len(batches) for plan in plans for _, batches in plan)
-        before = None if inspector is None else room(*x.shape, memory=memory)
         with self._watched_by(observer, inspector), blas.threads(1):
             for i, (block, plan) in enumerate(zip(self.blocks, plans, strict=True)):
                 with block.loaded():
                     if i + 1 < len(self.blocks):
                         self.blocks[i + 1].will_need()
                     if before is not None:
-                        before[:] = x
+                        before[:] = storage
                     for step, batches in plan:
-                        for _ in self._run(step, x, batches, i, first_chunk):
+                        for _ in self._run(step, batches, i):
                             done += 1
                             if progress is not None:
                                 progress(done, total)
                 if before is not None:
-                    for chunk, chunk_before in zip(x, before, strict=True):
-                        inspector.on_part(i, "layer", row_cosines(chunk_before, chunk))
-            batches = _batches(n_chunks, ROWS_PER_BATCH // n_ctx)
-            for _ in self._run(Step(self.output_norm), x, batches, len(plans) - 1, first_chunk):
+                    for rows in _slices(len(storage), ROWS_PER_BATCH):
+                        inspector.on_part(i, "layer", row_cosines(before[rows], storage[rows]))
+            for _ in self._run(Step(self.output_norm), _batches(states, ROWS_PER_BATCH, first_chunk), len(plans) - 1):
                 pass
-        return x
+        return states
 
     def run_layer(self, i: int, x: Array) -> None:
         """Take hidden states f32 [n_chunks, n_ctx, n_embd] through layer i, in place; its weights must be loaded."""
         with blas.threads(1):
             for step in self.layers[i].steps():
-                for _ in self._run(step, x, self._batches_of(step, *x.shape[:2]), i, 1):
+                for _ in self._run(step, self._batches_of(step, [x], 1), i):
                     pass
-
-    def _batches_of(self, step: Step, n_chunks: int, n_ctx: int) -> list[slice]:
-        return _batches(n_chunks, max(step.rows_per_batch, self.tensors.device.rows_per_batch) // n_ctx)
 
     def normalize(self, x: Array) -> None:
         """Take hidden states past the last layer to what the output matrix is multiplied with, in place."""
         with blas.threads(1):
-            batches = _batches(len(x), ROWS_PER_BATCH // x.shape[1])
-            for _ in self._run(Step(self.output_norm), x, batches, len(self.layers) - 1, 1):
+            for _ in self._run(Step(self.output_norm), _batches([x], ROWS_PER_BATCH, 1), len(self.layers) - 1):
                 pass
 
-    def _run(self, step: Step, x: Array, batches: list[slice], layer: int, first_chunk: int) -> Iterator[None]:
-        """Take all batches of x, in place, through a step; yields after each."""
+    def _batches_of(self, step: Step, states: Sequence[Array], first_chunk: int) -> "list[Batch]":
+        return _batches(states, max(step.rows_per_batch, self.tensors.device.rows_per_batch), first_chunk)
 
+    def _run(self, step: Step, batches: "list[Batch]", layer: int) -> Iterator[None]:
+        """Take batches, in place, through a step; yields after each."""
         watch = self.tensors.watch
         inspector = watch.inspector if step.part else None
 
-        def work(batch: slice) -> NDArray[np.float64] | None:
-            out = step.work(x[batch])
-            self._check_finite(out, layer, first_chunk + batch.start)
-            cosines = None if inspector is None else row_cosines(x[batch], out)
-            x[batch] = out
+        def work(batch: Batch) -> NDArray[np.float64] | None:
+            out = step.work(batch.x)
+            self._check_finite(out, layer, batch.first_chunk)
+            cosines = None if inspector is None else row_cosines(batch.x, out)
+            batch.x[:] = out
             return cosines
 
         for cosines in (map if step.uses_threads else watch.in_order)(work, batches):
@@ -314,6 +341,26 @@ def row_cosines(a: Array, b: Array) -> NDArray[np.float64]:
     return np.divide(product, size, out=np.zeros_like(product), where=size > 0)
 
 
-def _batches(n_chunks: int, chunks_per_batch: int) -> list[slice]:
-    step = max(1, chunks_per_batch)
-    return [slice(start, min(start + step, n_chunks)) for start in range(0, n_chunks, step)]
+class Batch(NamedTuple):
+    """Sequences of one length that go through a step together.
+
+    x:            f32 [n_seq, n_ctx, n_embd], a view of the hidden states
+    first_chunk:  the number of the first of them
+    """
+
+    x: Array
+    first_chunk: int
+
+
+def _batches(states: Sequence[Array], rows_per_batch: int, first_chunk: int) -> list[Batch]:
+    batches = []
+    for x in states:
+        slices = _slices(len(x), rows_per_batch // x.shape[1])
+        batches += [Batch(x[part], first_chunk + part.start) for part in slices]
+        first_chunk += len(x)
+    return batches
+
+
+def _slices(n: int, step: int) -> list[slice]:
+    step = max(1, step)
+    return [slice(start, min(start + step, n)) for start in range(0, n, step)]
