@@ -8,12 +8,16 @@ ik_llama.cpp ggml-common.h `block_iq1_s_r4`, `block_iq1_m_r4`; iqk_quantize.cpp 
 from functools import cache
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ..kernels.iq1_r4 import search_weighted
 from . import iqk_tables as table
+from .best_tables import geometric
+from .better import errors_of
 from .i_quants import IQ1_VALUES, codebook_values, prepared_codebook
 from .layout import Layout, bits, join
-from .tabulated import F32, Tabulated, quotient, usable_importance
+from .pool import PoolSearch
+from .tabulated import F32, quotient, usable_importance
 
 g = np.arange(4)  # groups of 8 in a block
 row = np.arange(4)[:, None]
@@ -24,6 +28,10 @@ MINUS_ONES, ZEROS, ONES = 0, 1029, 2047  # the points that are so throughout
 KEY_OF_ZEROS = 0x5555
 
 
+BEST_PARTS = geometric(1.2, 2.8, 4)  # what the largest value of a sub-block is scaled to, for search="best"
+U8 = NDArray[np.uint8]
+
+
 @cache
 def shifted_points() -> F32:
     """Points by code, f32 [1, 4096, 8]."""
@@ -31,16 +39,39 @@ def shifted_points() -> F32:
     return np.concatenate([points + DELTA, points - DELTA])[None]
 
 
-class ShiftedPoints(Tabulated):
+class ShiftedPoints(PoolSearch):
     """What the two have in common."""
 
     top_level = 15
     sigma = 1.5
     d_factor = 1.0625
+    unit = 0.125
+    n_bins = 1  # so few points that leaving none out is faster
 
     @property
     def tables(self):
         return shifted_points()
+
+    def quantize(self, rows, importance, search, out):
+        self.quantize_reference(rows, importance, out)
+        if search == "best":
+            other = np.empty_like(out)
+            self.quantize_best(rows, importance, other)
+            errors = [errors_of(self, rows, importance, data, 1) for data in (out, other)]
+            self.take_rows(out, other, (errors[1] < errors[0])[:, 0])
+
+    def take_rows(self, out: U8, other: U8, these: NDArray[np.bool_]) -> None:
+        """Replace some of the woven rows of `out` by those of `other`."""
+        meta = self.type.row_meta_bytes
+        fields, others = self.layout.unpack(out, meta), self.layout.unpack(other, meta)
+        self.layout.pack({n: np.where(these[:, None, None], others[n], fields[n]) for n in fields}, out, meta)
+        scales, other_scales = (a.reshape(len(a) // 4, -1)[:, : 4 * meta].reshape(-1, 4, meta) for a in (out, other))
+        scales = np.where(these.reshape(-1, 4, 1), other_scales, scales)
+        out.reshape(len(out) // 4, -1)[:, : 4 * meta] = scales.reshape(len(scales), -1)
+
+    def best_pool(self, x, weights):
+        largest = np.abs(x).max(axis=2)
+        return self.trials_of(x, weights, (quotient(part, largest) for part in BEST_PARTS))
 
     def weights(self, rows, importance, size):
         squares = (rows * rows).reshape(len(rows), -1, 32)
@@ -82,6 +113,14 @@ class IQ1_S_R4(ShiftedPoints):
         scale=bits(3, 16 + 2 * row, 12),
     )
     levels = table.integers(1, 17, 2)
+
+    @property
+    def search_tables(self):
+        return shifted_points().reshape(2, DOWN, 8)
+
+    def solve_best(self, x, weights, stored):
+        d, scale_codes, down, codes = super().solve_best(x, weights, stored)
+        return d, scale_codes, np.zeros_like(down), codes + DOWN * down[..., None]
 
 
 class IQ1_M_R4(ShiftedPoints):

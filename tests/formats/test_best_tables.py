@@ -14,7 +14,7 @@ GOLDEN = Path(__file__).parents[1] / "golden" / "formats"
 FAMILIES = ("IQ4_NL", "IQ4_XS", "IQ2_K", "IQ3_K", "IQ4_K", "IQ5_K", "IQ6_K")
 ROW_FAMILIES = ("IQ2_KS", "IQ3_KS", "IQ4_KS", "IQ5_KS", "IQ4_KSS", "IQ2_KL")
 TRELLISES = ("IQ1_KT", "IQ2_KT", "IQ3_KT", "IQ4_KT")
-TYPES = ["MXFP4", "NVFP4", *FAMILIES, *ROW_FAMILIES, *TRELLISES]
+TYPES = ["MXFP4", "NVFP4", *FAMILIES, *ROW_FAMILIES, *TRELLISES, "IQ1_S_R4", "IQ1_M_R4"]
 
 
 def errors(name, data, rows, importance):
@@ -53,19 +53,21 @@ def test_the_error_falls(name):
 
 
 @pytest.mark.parametrize("name", TYPES)
-def test_bytes_depend_on_the_row_alone(name):
+def test_rows_do_not_depend_on_each_other(name):
     rng = np.random.default_rng(3)
-    rows = (rng.standard_normal((37, 512)) * rng.choice([0, 1e-3, 1], (37, 1))).astype(np.float32)
+    rows = (rng.standard_normal((36, 512)) * rng.choice([0, 1e-3, 1], (36, 1))).astype(np.float32)
     importance = rng.gamma(0.5, 1, 512).astype(np.float32)
     together = quantize_rows(rows, name, importance, "best", threads=1)
-    order = rng.permutation(37)
-    np.testing.assert_array_equal(quantize_rows(rows[order], name, importance, "best", threads=2), together[order])
-    np.testing.assert_array_equal(quantize_rows(rows[5:6], name, importance, "best")[0], together[5])
+    order = rng.permutation(36)
+    values = dequantize_rows(together, name, 512)
+    other = dequantize_rows(quantize_rows(rows[order], name, importance, "best", threads=2), name, 512)
+    np.testing.assert_array_equal(other, values[order])
+    np.testing.assert_array_equal(quantize_rows(rows[4:8], name, importance, "best"), together[4:8])
 
 
 @pytest.mark.parametrize("name", TYPES)
 def test_without_importance_best_is_reference(name):
-    rows = np.random.default_rng(4).standard_normal((2, 512)).astype(np.float32)
+    rows = np.random.default_rng(4).standard_normal((4, 512)).astype(np.float32)
     expected = quantize_rows(rows, name)
     np.testing.assert_array_equal(quantize_rows(rows, name, search="best"), expected)
 
@@ -117,7 +119,7 @@ def test_near_the_least_error_there_is(name):
 
 def test_types_with_best_are_listed():
     """So that no type gets the search without these tests."""
-    families = ("float4", "iq4", "iqk", "iqk_s", "iqkt")
+    families = ("float4", "iq4", "iqk", "iqk_s", "iqkt", "iq1_r4")
     modules = [f"quanttool.formats.{family}" for family in families]
     named = {n for n in available_formats() if type(block_format(n)).__module__ in modules}
     assert named == set(TYPES)
