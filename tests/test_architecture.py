@@ -31,6 +31,7 @@ ALLOWED = {
     "plots": set(),
     "evaluate": GROUND | {"container", "kernels", "tokenizer"},
     "cli": None,  # wires everything
+    "harness": None,
     "__init__": None,
     "__main__": None,
 }
