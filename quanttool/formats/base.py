@@ -5,13 +5,16 @@ bytes become rows. It knows neither files nor threads. Subclassing `BlockFormat`
 """
 
 from importlib import import_module
-from typing import ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import UsageError
 from ..ggml_types import BY_NAME, GGMLType, ggml_type
+
+if TYPE_CHECKING:
+    from .layout import Layout
 
 # "reference": the bytes of the program that owns the type; "best": less weighted error in the same bytes, where the
 # type has such a search and importance is given; "auto": of the two what is measured to give less divergence.
@@ -61,6 +64,9 @@ class BlockFormat:
     # Whether `quantize` knows search="best", and which of the two "auto" stands for.
     has_best: ClassVar[bool] = False
     auto: ClassVar[Literal["reference", "best"]] = "best"
+    # Where the bits of each value's code are (field "code"), if a value depends on nothing but its code and its block's
+    # scales: such types can be rounded with error feedback, see grid.py.
+    codes: "ClassVar[Layout | None]" = None
 
     def __init_subclass__(cls) -> None:
         if "name" in vars(cls):

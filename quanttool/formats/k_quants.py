@@ -11,6 +11,12 @@ from ..kernels.lanes import LANES
 from ..kernels.super_blocks import Affine, affine_quantize, q3_k_quantize, q6_k_quantize
 from ..kernels.tiles import n_tiles
 from .base import BlockFormat
+from .grid import codes_at
+from .layout import bits, join
+
+j = np.arange(256)  # values of a super-block
+two_bits = bits(2, 32 * (j // 128) + j % 32, 2 * (j // 32 % 4))
+nibbles = bits(4, 32 * (j // 64) + j % 32, 4 * (j // 32 % 2))
 
 # Inverse scales tried with importance: start, step, number of steps (ggml-quants.c `quantize_row_q4_K_impl`).
 IMPORTANCE_GRID = (-0.9, 0.05, 36)
@@ -79,6 +85,7 @@ class Q2_K(AffineKQuant):
     name = "Q2_K"
     how = Affine(size=16, max_code=3, max_scale=15, grid=(-0.5, 0.1, 15), absolute=True, sigma2_factor=1.0)
     pack, unpack = layout.q2_k_pack, layout.q2_k_unpack
+    codes = codes_at(84, 8 * 16 + two_bits)
 
 
 class Q3_K(SymmetricKQuant):
@@ -86,18 +93,21 @@ class Q3_K(SymmetricKQuant):
     search = q3_k_quantize
     n, n_scales = 4, 32
     pack, unpack = layout.q3_k_pack, layout.q3_k_unpack
+    codes = codes_at(110, join(8 * 32 + two_bits, bits(1, j % 32, j // 32)))
 
 
 class Q4_K(AffineKQuant):
     name = "Q4_K"
     how = Affine(size=32, max_code=15, max_scale=63, grid=(-1.0, 0.1, 20))
     pack, unpack = layout.q4_k_pack, layout.q4_k_unpack
+    codes = codes_at(144, 8 * 16 + nibbles)
 
 
 class Q5_K(AffineKQuant):
     name = "Q5_K"
     how = Affine(size=32, max_code=31, max_scale=63, grid=(-0.5, 0.1, 15), saturate=True)
     pack, unpack = layout.q5_k_pack, layout.q5_k_unpack
+    codes = codes_at(176, join(8 * 48 + nibbles, bits(1, 16 + j % 32, j // 32)))
 
 
 class Q6_K(SymmetricKQuant):
@@ -105,3 +115,10 @@ class Q6_K(SymmetricKQuant):
     search = q6_k_quantize
     n, n_scales = 32, 128
     pack, unpack = layout.q6_k_pack, layout.q6_k_unpack
+    codes = codes_at(
+        210,
+        join(
+            bits(4, 64 * (j // 128) + j % 64, 4 * (j // 64 % 2)),
+            bits(2, 128 + 32 * (j // 128) + j % 32, 2 * (j // 32 % 4)),
+        ),
+    )

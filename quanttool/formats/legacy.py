@@ -11,7 +11,11 @@ from ..kernels.cumulative import symmetric_best
 from ..kernels.lanes import LANES
 from ..kernels.tiles import n_tiles
 from .base import BlockFormat
+from .grid import codes_at
 from .k_quants import IMPORTANCE_GRID, importance_blocks
+from .layout import bits, join
+
+j = np.arange(32)  # values of a block
 
 
 def with_importance(rows, importance):
@@ -71,30 +75,35 @@ class Q4_0(SymmetricLegacy):
     name = "Q4_0"
     n = 8
     pack, unpack = legacy.q4_0_pack, legacy.q4_0_unpack
+    codes = codes_at(18, bits(4, 2 + j % 16, 4 * (j // 16)))
 
 
 class Q4_1(AffineLegacy):
     name = "Q4_1"
     max_code = 15
     pack, unpack = legacy.q4_1_pack, legacy.q4_1_unpack
+    codes = codes_at(20, bits(4, 4 + j % 16, 4 * (j // 16)))
 
 
 class Q5_0(SymmetricLegacy):
     name = "Q5_0"
     n = 16
     pack, unpack = legacy.q5_0_pack, legacy.q5_0_unpack
+    codes = codes_at(22, join(bits(4, 6 + j % 16, 4 * (j // 16)), bits(1, 2, j)))
 
 
 class Q5_1(AffineLegacy):
     name = "Q5_1"
     max_code = 31
     pack, unpack = legacy.q5_1_pack, legacy.q5_1_unpack
+    codes = codes_at(24, join(bits(4, 8 + j % 16, 4 * (j // 16)), bits(1, 4, j)))
 
 
 class Q8_0(Legacy):
     name = "Q8_0"
     importance = "ignored"
     unpack = legacy.q8_0_unpack
+    codes = codes_at(34, bits(8, 2 + j))
 
     def quantize(self, rows, importance, search, out):
         legacy.q8_0_quantize(rows.reshape(-1, 32), out.reshape(-1, 34))

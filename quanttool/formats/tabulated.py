@@ -14,10 +14,12 @@ from typing import ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
+from ..ggml_types import BY_NAME
 from ..kernels.lanes import LANES
 from ..kernels.tabulated import LARGEST, best_scales, encode, expand
 from ..kernels.tiles import as_tiles, n_tiles, store_tiles
 from .base import BlockFormat
+from .grid import codes_at
 from .layout import Layout
 
 F32 = NDArray[np.float32]
@@ -50,6 +52,12 @@ class Tabulated(BlockFormat):
     sigma: ClassVar[float] = 2.0
     plain_sigma: ClassVar[float] = 0.0
     d_factor: ClassVar[float] = 1.0
+
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        code = cls.layout.fields.get("code") if "name" in vars(cls) else None
+        if code is not None and code.shape[1] == BY_NAME[cls.name].block_size and cls.tables.shape[2] == 1:
+            cls.codes = codes_at(cls.layout.block_bytes, code[0])
 
     # --- bytes to values
 

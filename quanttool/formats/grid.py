@@ -1,0 +1,62 @@
+"""Types whose values lie on a grid: rounding to it while the scales in the bytes stay as they are.
+
+A value of such a type depends on its own code and on its block's scales, and on nothing else. So all that a format
+declares is where the codes' bits are (`BlockFormat.codes`); which values the codes stand for is asked of `dequantize`.
+"""
+
+from functools import cache
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .base import BlockFormat, block_format
+from .layout import Layout
+
+GROUP = 16  # columns that share their levels, in every type (some share them over more)
+
+
+def has_grid(fmt: BlockFormat) -> bool:
+    """Whether the format can round to its grid."""
+    return fmt.codes is not None
+
+
+def n_codes(fmt: BlockFormat) -> int:
+    return 1 << fmt.codes.fields["code"].shape[-1]
+
+
+def levels(fmt: BlockFormat, data: NDArray[np.uint8], n_cols: int) -> NDArray[np.float32]:
+    """The values that each group of 16 columns can take, given the scales in its bytes.
+
+    data:     u8 [n_rows, row_bytes], of rows of n_cols values
+    returns:  f32 [n_rows, n_cols / 16, n_codes]
+    """
+    trial, values = data.copy(), np.empty((len(data), n_cols), np.float32)
+    out = np.empty((len(data), n_cols // GROUP, n_codes(fmt)), np.float32)
+    for code in range(n_codes(fmt)):
+        write_codes(fmt, np.full((len(data), n_cols), code, np.uint8), trial)
+        fmt.dequantize(trial, values)
+        out[:, :, code] = values[:, ::GROUP]
+    return out
+
+
+def write_codes(fmt: BlockFormat, codes: NDArray[np.uint8], data: NDArray[np.uint8]) -> None:
+    """Write codes u8 [n_rows, n_cols] into rows u8 [n_rows, row_bytes]; all that is no code stays as it is."""
+    meta = fmt.type.row_meta_bytes
+    new = np.zeros_like(data)
+    fmt.codes.pack({"code": codes.reshape(len(data), -1, fmt.codes.n_elements)}, new, meta)
+    blocks = data[:, meta:].reshape(len(data), -1, fmt.type.block_bytes)
+    data[:, meta:] = (blocks & ~code_mask(fmt.name)).reshape(len(data), -1) | new[:, meta:]
+
+
+@cache
+def code_mask(type_name: str) -> NDArray[np.uint8]:
+    """The bits of a block that belong to codes, u8 [block_bytes]."""
+    layout = block_format(type_name).codes
+    mask = np.empty((1, layout.block_bytes), np.uint8)
+    layout.pack({"code": np.full((1, 1, layout.n_elements), 0xFFFF, np.uint16)}, mask)
+    return mask[0]
+
+
+def codes_at(block_bytes: int, positions: NDArray[np.int64]) -> Layout:
+    """Where a format has its codes: positions of the bits of each value, as `layout.bits` and `layout.join` make them."""
+    return Layout(block_bytes, code=positions)
