@@ -29,6 +29,7 @@ ALLOWED = {
     "sensitivity": GROUND | {"container", "formats", "recipes", "imatrix", "models", "evaluate"},
     "optimize": GROUND | {"container", "recipes"},
     "plots": set(),
+    "feedback": GROUND | {"container", "formats", "kernels", "imatrix"},
     "evaluate": GROUND | {"container", "kernels", "tokenizer"},
     "cli": None,  # wires everything
     "harness": None,

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from .calibration import calibration_options, prepare, show_outcomes
 from .console import Size, json_option, note, print_json, print_table, progress_bar, threads_option, warn
 from .quantize_report import write_report
 from .recipes import dialect_option, given_rules
@@ -68,6 +69,7 @@ Examples:
     show_default=True,
     help="Whose choices a mix makes: ours differ from llama.cpp's for mixtures of experts only.",
 )
+@calibration_options
 @click.option("--hide-imatrix", is_flag=True, help="Write no names and numbers of the imatrix into the file.")
 @click.option("--pure", is_flag=True, help="Give every tensor the base type, without the mix's exceptions.")
 @click.option("--allow-requantize", is_flag=True, help="Convert tensors that are quantized already; costs quality.")
@@ -124,6 +126,8 @@ def command(
     imatrix_rules: str,
     search: str,
     mix_rules: str,
+    calibrate_files: tuple[str, ...],
+    calibrate_chunks: int | None,
     hide_imatrix: bool,
     pure: bool,
     allow_requantize: bool,
@@ -181,7 +185,7 @@ def command(
         output_type=weight_type(output_tensor_type) if output_tensor_type else None,
         token_embedding_type=weight_type(token_embedding_type) if token_embedding_type else None,
         rules=given_rules(tensor_types, tensor_type_file, recipe, pure),
-        imatrix=bool(imatrix_path),
+        imatrix=bool(imatrix_path or calibrate_files),
         repacking=_repacking(repack, unpack, repack_patterns),
         allow_fallback=not no_fallback,
     )
@@ -192,6 +196,9 @@ def command(
         for written in (output, report_path):
             if written:
                 check_output(written, inputs)
+    if calibrate_files and pruned:
+        raise click.UsageError("--calibrate runs the model as it is; --prune-layers goes without")
+    calibrating = prepare(model, calibrate_files, calibrate_chunks, search) if calibrate_files else None
     imatrix = None
     if imatrix_path:
         imatrix = _imatrix(imatrix_path, include_weights, exclude_weights, imatrix_rules, list(source.tensors.values()))
@@ -203,7 +210,10 @@ def command(
         imatrix_path or "",
         allow_requantize,
         parse_layers(pruned) if pruned else (),
+        calibrating.weights if calibrating else (),
     )
+    if calibrating:
+        calibrating.mark(plan)
     if fallback == "best" and plan.n_fallbacks:
         measure_fallbacks(plan, source, imatrix, search)
     split(plan, files, source)
@@ -224,6 +234,7 @@ def command(
     reuse = open_gguf(reuse_path) if reuse_path else None
     if nothing_compiled():
         note("first run: compiling kernels for this machine, a few seconds")
+    calibration = calibrating.calibration(plan) if calibrating else None
     started = time.monotonic()
     try:
         with progress_bar(f"{Path(output).name}", unit=" weights", scale=True) as progress:
@@ -238,6 +249,7 @@ def command(
                 reuse=reuse,
                 measure=bool(report_path),
                 memory=memory,
+                calibration=calibration,
             )
     except KeyboardInterrupt:
         raise KeyboardInterrupt(f"the same command goes on from {output}.part") from None
@@ -245,6 +257,8 @@ def command(
         print_json(plan_rows(plan))
     else:
         _print_types(plan)
+    if calibration and not as_json:
+        show_outcomes(calibration)
     if report_path:
         write_report(report_path, plan, result, show=not as_json)
     for names, origin in ((result.resumed, "the interrupted run"), (result.reused, reuse_path)):

@@ -58,5 +58,5 @@ def code_mask(type_name: str) -> NDArray[np.uint8]:
 
 
 def codes_at(block_bytes: int, positions: NDArray[np.int64]) -> Layout:
-    """Where a format has its codes: positions of the bits of each value, as `layout.bits` and `layout.join` make them."""
+    """Where a format has its codes: positions of the bits of each value, as `layout.bits` makes them."""
     return Layout(block_bytes, code=positions)

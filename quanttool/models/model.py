@@ -216,7 +216,7 @@ class Model:
             [(step, self._batches_of(step, states, first_chunk)) for step in layer.steps()] for layer in self.layers
         ]
         done, total = 0, sum(len(batches) for plan in plans for _, batches in plan)
-        with self._watched_by(observer, inspector), blas.threads(1):
+        with self.watched_by(observer, inspector), blas.threads(1):
             for i, (block, plan) in enumerate(zip(self.blocks, plans, strict=True)):
                 with block.loaded():
                     if i + 1 < len(self.blocks):
@@ -271,7 +271,7 @@ class Model:
     def output_logits(self, hidden: Array, observer: Observer | None = None) -> Array:
         """Logits of a few rows of hidden states: f32 [n, n_embd] -> f32 [n, n_vocab]."""
         hidden = np.ascontiguousarray(hidden, np.float32)
-        with self._watched_by(observer), blas.threads(1):
+        with self.watched_by(observer), blas.threads(1):
             logits = self.output(hidden)
         return self.scale_logits(logits)
 
@@ -297,7 +297,8 @@ class Model:
         self.file.release(self.output.name, 0, self.n_vocab)
 
     @contextmanager
-    def _watched_by(self, observer: Observer | None, inspector: Inspector | None = None) -> Iterator[None]:
+    def watched_by(self, observer: Observer | None, inspector: Inspector | None = None) -> Iterator[None]:
+        """A context in which an observer and an inspector see what happens in the layers' steps."""
         watch = self.tensors.watch
         watch.observer, watch.inspector = observer, inspector
         try:

@@ -115,6 +115,12 @@ class Tensors:
             for linear in linears:
                 linear.load()
 
+    def reload(self, name: str) -> None:
+        """Expand a weight (full name) anew, after what stands in for it has changed."""
+        for linear in self.linears:
+            if linear.name == name:
+                linear.load()
+
     def stored(self, name: str) -> "Stored":
         """Bytes u8 [n_rows, row_bytes] and type of a tensor (full name): the file's, or what stands in for them."""
         if name in self._replaced:

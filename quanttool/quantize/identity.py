@@ -19,11 +19,28 @@ def tensor_keys(plan: Plan, source: GGUFFile | ShardedGGUF, imatrix: Imatrix | N
 
     The source's values count by three samples of 4 KiB, not in full: reading them all would take as long as the work.
     """
-    return [_tensor_key(tensor, source, imatrix, search) for tensor in plan.tensors]
+    calibration = _calibration(plan)
+    return [
+        _tensor_key(tensor, source, imatrix, search, calibration if tensor.calibrated else "")
+        for tensor in plan.tensors
+    ]
 
 
-def _tensor_key(tensor: PlannedTensor, source: GGUFFile | ShardedGGUF, imatrix: Imatrix | None, search: Search) -> int:
-    facts = f"{__version__} {search} {tensor.name} {tensor.source.ne} {tensor.source.type} {tensor.type}"
+def _calibration(plan: Plan) -> str:
+    """With a calibration text, what becomes of a tensor depends on the types of those before it."""
+    return " ".join(
+        [plan.calibration, *(f"{tensor.name}={tensor.type}" for tensor in plan.tensors if tensor.calibrated)]
+    )
+
+
+def _tensor_key(
+    tensor: PlannedTensor,
+    source: GGUFFile | ShardedGGUF,
+    imatrix: Imatrix | None,
+    search: Search,
+    calibration: str,
+) -> int:
+    facts = f"{__version__} {search} {tensor.name} {tensor.source.ne} {tensor.source.type} {tensor.type}{calibration}"
     digest = hashlib.sha256(facts.encode(errors="surrogateescape"))
     data = source.data(tensor.source.name).reshape(-1)
     for start in (0, len(data) // 2, max(0, len(data) - SAMPLE_BYTES)):

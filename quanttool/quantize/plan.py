@@ -34,6 +34,7 @@ class PlannedTensor:
     name:        in the output, where layers may be numbered otherwise
     wanted:      the type that did not fit, where a fallback took over
     importance:  True if the imatrix has an entry for it
+    calibrated:  True if it is rounded with a calibration text, which gives it its importance
     """
 
     source: TensorInfo
@@ -42,6 +43,7 @@ class PlannedTensor:
     reason: str
     wanted: GGMLType | None = None
     importance: bool = False
+    calibrated: bool = False
 
     @property
     def target(self) -> TensorInfo:
@@ -64,6 +66,7 @@ class Plan:
 
     tensors:   in file order
     metadata:  key -> (value type, encoded bytes), in file order
+    calibration:  identifies the calibration text and how it is used; empty: none
     shards:    number of tensors in each file of an output in several files; empty: one file
     problems:  why a run would be refused; a dry run shows them
     warnings:  what the user should know
@@ -72,6 +75,7 @@ class Plan:
     tensors: list[PlannedTensor]
     metadata: dict[str, Encoded]
     alignment: int = DEFAULT_ALIGNMENT
+    calibration: str = ""
     shards: list[int] = field(default_factory=list)
     problems: list[QuanttoolError] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
@@ -120,6 +124,7 @@ def make_plan(
     imatrix_name: str = "",
     allow_requantize: bool = False,
     prune: Collection[int] = (),
+    calibrated: Collection[str] = (),
 ) -> Plan:
     """Plan a run.
 
@@ -127,6 +132,7 @@ def make_plan(
     imatrix_name:       how the output's metadata and messages call the imatrix
     allow_requantize:   tensors that are quantized already may be converted
     prune:              layers to leave out; those that stay are numbered anew, and types follow the new numbers
+    calibrated:         weights that a calibration text tells about
 
     Raises RecipeError where a tensor cannot have its type, ImatrixError if the imatrix is not of this model. Whatever
     else would stop a run is listed in the plan's `problems`.
@@ -151,6 +157,10 @@ def make_plan(
     if imatrix:
         covered = _covered(plan.tensors, imatrix, imatrix_name, plan.warnings)
         plan.tensors = [replace(tensor, importance=tensor.source.name in covered) for tensor in plan.tensors]
+    if calibrated:
+        plan.tensors = [
+            replace(tensor, calibrated=tensor.searches and tensor.name in calibrated) for tensor in plan.tensors
+        ]
     _find_problems(plan, request, allow_requantize)
     if plan.n_fallbacks:
         plan.warnings.append(f"{plan.n_fallbacks} of {len(plan.tensors)} tensors required a fallback type")
@@ -227,7 +237,7 @@ def _find_problems(plan: Plan, request: Request, allow_requantize: bool) -> None
         if not tensor.searches:
             continue
         exempt = tensor.name in (*TOKEN_EMBEDDINGS, OUTPUT)
-        if unwoven(tensor.type).name in needs_importance and not tensor.importance and not exempt:
+        if unwoven(tensor.type).name in needs_importance and not (tensor.importance or tensor.calibrated or exempt):
             what = "the imatrix has no entry for it" if request.imatrix else "give one with --imatrix"
             where = f" in {request.target.name}" if request.target.name != tensor.type.name else ""
             plan.problems.append(

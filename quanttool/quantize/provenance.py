@@ -23,7 +23,8 @@ def add_provenance(
     """Add the keys quanttool.* to the metadata of a plan; a copy keeps those of its source instead.
 
     version, search; recipe: TYPE and the rules, a line each; source.sha256: of all tensors' names, types, shapes and
-    first bytes; imatrix.sha256: of its values; tensor_keys: what each tensor was made from, in file order.
+    first bytes; imatrix.sha256: of its values; calibration: its text's
+    hash and settings; tensor_keys: what each tensor was made from, in file order.
     """
     if request.target.base is None:
         return
@@ -32,6 +33,8 @@ def add_provenance(
     texts["source.sha256"] = fingerprint(source) if source.has_data else _UNKNOWN
     if imatrix:
         texts["imatrix.sha256"] = imatrix_sha256(imatrix)
+    if plan.calibration:
+        texts["calibration"] = plan.calibration
     string, array = GGUFValueType.STRING, GGUFValueType.ARRAY
     added = {PROVENANCE + key: (string, encode_value(text, string)) for key, text in texts.items()}
     keys = tensor_keys(plan, source, imatrix, search) if source.has_data else [0] * len(plan.tensors)

@@ -8,9 +8,10 @@ import hashlib
 import os
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import lcm
 from threading import Lock
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -42,13 +43,24 @@ class Slab:
     importance: NDArray[np.float32] | None  # f32 [n_cols]
 
 
+class Calibration(Protocol):
+    """Makes the bytes of the plan's calibrated tensors, in an order of its own (`feedback.layers.Calibration`)."""
+
+    def tensors(self, finished: Callable[[str], NDArray[np.uint8] | None]) -> Iterator[tuple[str, NDArray[np.uint8]]]:
+        """Names and bytes u8 [n_rows, row_bytes]; finished(name) are those of an earlier run, or None."""
+
+
 @dataclass
 class Result:
-    """What a run did: names of tensors kept from an interrupted run and from an earlier result; errors by tensor."""
+    """What a run did: names of tensors kept from an interrupted run and from an earlier result; errors by tensor.
+
+    calibrated:  names of tensors that a calibration made
+    """
 
     resumed: set[str]
     reused: set[str]
     errors: dict[str, Errors]
+    calibrated: set[str] = field(default_factory=set)
 
 
 def run(
@@ -62,6 +74,7 @@ def run(
     reuse: GGUFFile | ShardedGGUF | None = None,
     measure: bool = False,
     memory: int | None = None,
+    calibration: Calibration | None = None,
 ) -> Result:
     """Write the planned file; it appears whole or not at all, and does not depend on `threads` and `memory`.
 
@@ -70,6 +83,7 @@ def run(
     reuse:    an earlier result; tensors made from the same weights and importance into the same type are copied
     measure:  measure the error of every tensor that is quantized
     memory:   bytes that the run may take, mapped files aside; None: what its threads need
+    calibration:  makes the tensors that the plan calls calibrated
 
     Raises the plan's first problem, UsageError for too little memory, a type that cannot be written or an output
     that is the input, and QuantizeError for weights that are NaN or infinite, with their place.
@@ -91,6 +105,8 @@ def run(
             journal.open(resumed)
             result = Result(resumed, reused - resumed, {tensor.name: Errors() for tensor in plan.tensors if measure})
             work = _Work(source, plan, writer, journal, search, progress, reuse, result)
+            if calibration:
+                work.take(calibration)
             todo = (slab for slab in slabs(plan, imatrix, slab_values) if measure or slab.tensor.name not in resumed)
             for_each(work, reading_ahead(todo, source), threads)
             writer.sync()
@@ -133,22 +149,45 @@ class _Work:
         if name in self.result.reused:
             self.writer.write_rows(name, slab.first_row, self.reuse.data(name)[rows])
             self.reuse.release(name, slab.first_row, slab.n_rows)
-        elif name not in self.result.resumed:
+        elif name not in self.result.resumed | self.result.calibrated:
             self.writer.write_rows(name, slab.first_row, _converted(slab, data, self.search))
         if slab.tensor.searches:
             self._prove(slab, data, started)
         self.source.release(slab.tensor.source.name, slab.first_row, slab.n_rows)
         with self.lock:
             self.rows_left[name] -= slab.n_rows
-            whole = not self.rows_left[name] and name not in self.result.resumed
-            self.done += slab.n_rows * slab.tensor.source.n_cols
-            if self.progress:
-                self.progress(self.done, self.total)
+            whole = not self.rows_left[name] and name not in self.result.resumed | self.result.calibrated
+            if name not in self.result.calibrated:
+                self._tell(slab.n_rows * slab.tensor.source.n_cols)
         if whole:
-            sha256 = _sha256(self.writer, name)
-            with self.lock:
-                self.journal.add(name, sha256)
-            self.writer.start_writing(name)
+            self._finish(name)
+
+    def take(self, calibration: Calibration) -> None:
+        """Write the tensors that a calibration makes; they are proven as slabs, like all others."""
+        for name, data in calibration.tensors(self._finished):
+            if name not in self.result.resumed | self.result.reused:
+                self.result.calibrated.add(name)
+                self.writer.write_rows(name, 0, data)
+                self._finish(name)
+                self._tell(self.writer.tensors[name].n_values)
+
+    def _finished(self, name: str) -> NDArray[np.uint8] | None:
+        if name in self.result.reused:
+            return self.reuse.data(name)
+        if name not in self.result.resumed:
+            return None
+        return self.writer.read_rows(name, 0, self.writer.tensors[name].n_rows)
+
+    def _finish(self, name: str) -> None:
+        sha256 = _sha256(self.writer, name)
+        with self.lock:
+            self.journal.add(name, sha256)
+        self.writer.start_writing(name)
+
+    def _tell(self, n_values: int) -> None:
+        self.done += n_values
+        if self.progress:
+            self.progress(self.done, self.total)
 
     def _prove(self, slab: Slab, data: NDArray[np.uint8], started: float) -> None:
         tensor = slab.tensor
@@ -187,7 +226,7 @@ def check_formats(plan: Plan) -> None:
         target = block_format(tensor.type)
         if not target.can_quantize:
             raise UsageError(f"{tensor.name}: {tensor.type} can be read here, but not written")
-        if target.importance == "required" and not tensor.importance:
+        if target.importance == "required" and not (tensor.importance or tensor.calibrated):
             raise UsageError(f"{tensor.name}: {tensor.type} cannot be computed without importance; choose another type")
 
 

@@ -6,6 +6,7 @@ import resource
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 from click.testing import CliRunner
 
@@ -244,3 +245,22 @@ def test_what_is_used_of_an_imatrix(run, refused, folder, model, tmp_path):
     assert "exclude each other" in refused(
         2, model, tmp_path / "x.gguf", "Q8_0", "--imatrix", folder / "imatrix.gguf", *both
     )
+
+
+def test_calibrate_rounds_the_layers_with_a_text_and_needs_no_imatrix(run, tiny_model, tmp_path):
+    text, out = tmp_path / "long.txt", tmp_path / "out.gguf"
+    text.write_text("Six dry ducks sit on a log and look at a big red sun. " * 60)
+    result = run("quantize", "--calibrate", text, "--pure", tiny_model, out, "Q4_0")
+    assert result.code == 0, result.err
+    assert "attn_output" in result.out and "kept plain" in result.out
+    file = GGUFFile(out)
+    assert "512" in file.metadata["quanttool.calibration"]
+    plain = tmp_path / "plain.gguf"
+    assert run("quantize", "--pure", tiny_model, plain, "Q4_0").code == 0
+    same = [name for name in file.tensors if np.array_equal(file.data(name), GGUFFile(plain).data(name))]
+    assert "output.weight" in same and not any("attn_" in name and file.tensors[name].n_rows > 1 for name in same)
+
+
+def test_calibrate_refuses_a_text_that_is_too_short(run, tiny_model, text, tmp_path):
+    result = run("quantize", "--calibrate", text, tiny_model, tmp_path / "out.gguf", "Q4_0")
+    assert result.code != 0 and "Traceback" not in result.err

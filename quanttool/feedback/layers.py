@@ -1,0 +1,209 @@
+"""Through a model layer by layer with two passes side by side: as it is, and with the weights quantized so far.
+
+For each group of weights that have the same input, a layer's step is taken up to that input: so each weight is rounded
+for the inputs that the quantized model will really give it. In memory are the hidden states of both passes, one layer,
+and the covariances of one input.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .. import blas
+from ..formats import BlockFormat, dequantize_rows, quantize_rows
+from ..formats.base import Search
+from ..formats.grid import has_grid
+from .covariance import F32, F64, Inputs
+from .rounding import Feedback, damped
+from .target import corrections, excess_error, strengths
+
+HELD_OUT = 8  # one chunk of so many is not learned from: it decides
+ROWS_PER_BATCH = 2048  # rows that go through a step at a time
+
+Finished = Callable[[str], NDArray[np.uint8] | None]  # bytes of a tensor that an interrupted run has finished
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How weights are rounded.
+
+    search:      how scales are found, see `formats.quantize_rows`
+    passes:      over all columns after the first; each lowers the loss, none was seen to lower the divergence
+    correction:  what part of a target's best correction on held-out text is taken, 0 to 1. The correction also shrinks
+                 outputs as far as inputs are noise, in every layer anew: half of it diverges less than all
+    damping:     times the mean of the covariance's diagonal: added to it
+    """
+
+    search: Search = "reference"
+    passes: int = 0
+    correction: float = 0.5
+    damping: float = 0.01
+
+
+class Outcome(NamedTuple):
+    """What became of a tensor.
+
+    correction:  how much of the correction of its target was taken
+    plain, error:  squared output error on held-out text, plainly rounded and with feedback, less that of exact weights
+    """
+
+    name: str
+    correction: float
+    plain: float
+    error: float
+
+    @property
+    def kept_plain(self) -> bool:
+        """Feedback would have made it worse."""
+        return self.plain < self.error
+
+
+def covered_weights(model: Any) -> list[str]:
+    """Names of the weights that a calibration can quantize: those of layers that are one matrix."""
+    return [name for name in model.weights() if len(model.file.tensors[name].shape) == 2]
+
+
+class Reached(Exception):
+    """The pass has come to what it was for."""
+
+
+class Calibration:
+    """Quantizes the weights of a model's layers with error feedback.
+
+    original, quantized:  the same model, opened twice (`models.load_model`)
+    formats:   name -> format, of the tensors to be quantized; others stay as they are
+    tokens:    i32 [n_chunks, n_ctx], the calibration text
+    outcomes:  of the tensors that were quantized so far
+    """
+
+    def __init__(
+        self,
+        original: Any,
+        quantized: Any,
+        formats: Mapping[str, BlockFormat],
+        tokens: NDArray[np.int32],
+        settings: Settings | None = None,
+    ):
+        self.original, self.quantized, self.formats, self.settings = (
+            original,
+            quantized,
+            formats,
+            settings or Settings(),
+        )
+        held_out = np.arange(len(tokens)) % HELD_OUT == HELD_OUT - 1
+        self.tokens = np.concatenate([tokens[~held_out], tokens[held_out]])
+        self.n_learned = int((~held_out).sum())
+        self.outcomes: list[Outcome] = []
+
+    def tensors(self, finished: Finished = lambda name: None) -> Iterator[tuple[str, NDArray[np.uint8]]]:
+        """Names and bytes u8 [n_rows, row_bytes] of the tensors, as they become ready."""
+        self.x, self.y = self.original.embed(self.tokens), self.original.embed(self.tokens)
+        last = max((int(name.split(".")[1]) for name in self.formats), default=-1)
+        for i in range(last + 1):
+            block, made = self.quantized.blocks[i], {}
+            with self.original.blocks[i].loaded(), block.loaded(), block.replaced_by(made), blas.threads(1):
+                steps = zip(self.original.layers[i].steps(), self.quantized.layers[i].steps(), strict=True)
+                for step, step_quantized in steps:
+                    for name, data in self._step(step, step_quantized, finished):
+                        made[name] = data, self.formats[name].name
+                        block.reload(name)
+                        yield name, data
+                    self._advance(self.original, step, self.x)
+                    self._advance(self.quantized, step_quantized, self.y)
+
+    def _step(self, step: Any, step_quantized: Any, finished: Finished) -> Iterator[tuple[str, NDArray[np.uint8]]]:
+        for names in self._groups(step):
+            done = {name: finished(name) for name in names}
+            if any(data is None for data in done.values()):
+                learned, held_out = self._inputs(names[0], step, step_quantized)
+                rounder = _Rounder(learned, held_out, self.settings)
+            for name in names:
+                if done[name] is None:
+                    done[name], outcome = rounder.round(name, self.original.tensors.expand(name), self.formats[name])
+                    self.outcomes.append(outcome)
+                yield name, done[name]
+
+    def _groups(self, step: Any) -> list[list[str]]:
+        """Names of the step's weights that are to be quantized, by their input, in the order of their use."""
+        seen: dict[int, tuple[F32, list[str]]] = {}  # keeps the inputs, so that no two have the same address
+
+        def note(name: str, x: F32, expert: int | None = None) -> None:
+            if expert is None:
+                seen.setdefault(x.__array_interface__["data"][0], (x, []))[1].append(name)
+
+        with self.original.watched_by(note):
+            step.work(self.x[:1])
+        groups = [[name for name in names if name in self.formats] for _, names in seen.values()]
+        return [names for names in groups if names]
+
+    def _inputs(self, name: str, step: Any, step_quantized: Any) -> tuple[Inputs, Inputs]:
+        """Covariances of a weight's inputs: of the chunks that are learned from, and of those held out."""
+        sums: list[Inputs | None] = [None, None]
+        for batch in self._batches(step):
+            x = rows_into(self.quantized, step_quantized, self.y[batch], name)
+            f = rows_into(self.original, step, self.x[batch], name)
+            part = int(batch.start >= self.n_learned)
+            sums[part] = sums[part] or Inputs.empty(x.shape[1])
+            sums[part].add(x, f)
+        return sums[0], sums[1] or Inputs.empty(x.shape[1])
+
+    def _advance(self, model: Any, step: Any, x: F32) -> None:
+        with model.watched_by(None):
+            for batch in self._batches(step):
+                x[batch] = step.work(x[batch])
+
+    def _batches(self, step: Any) -> list[slice]:
+        """Chunks that are learned from, then those held out."""
+        n = max(1, max(step.rows_per_batch, ROWS_PER_BATCH) // self.tokens.shape[1])
+        bounds = [*range(0, self.n_learned, n), *range(self.n_learned, len(self.tokens), n), len(self.tokens)]
+        return [slice(a, b) for a, b in pairwise(bounds)]
+
+
+class _Rounder:
+    """Rounds weights that have the same input."""
+
+    def __init__(self, learned: Inputs, held_out: Inputs, settings: Settings):
+        self.learned, self.held_out, self.settings = learned, held_out, settings
+        self.importance = np.diagonal(learned.second) / max(learned.count, 1)
+        h = damped(learned.second / max(learned.count, 1), settings.damping)
+        self.inverse: F64 | None = np.linalg.inv(h) if settings.correction else None
+        self.feedback = Feedback(h, settings.passes)
+
+    def round(self, name: str, weights: F32, fmt: BlockFormat) -> tuple[NDArray[np.uint8], Outcome]:
+        """Bytes of a weight f32 [n_rows, n_cols], and what its rounding brought."""
+        target, strength = weights, 0.0
+        if self.inverse is not None:
+            correction = corrections(weights, self.learned, self.inverse)
+            strength = self.settings.correction * strengths(correction, weights, self.held_out)
+            target = weights + np.float32(strength) * correction
+        plain = quantize_rows(weights, fmt.name, self.importance, self.settings.search)
+        if has_grid(fmt):
+            data = self.feedback.round(target, fmt, self.importance, self.settings.search)
+        else:  # codebooks: no feedback, but the inputs are the true ones, and the target is corrected
+            data = quantize_rows(target, fmt.name, self.importance, self.settings.search)
+        errors = [
+            excess_error(dequantize_rows(candidate, fmt.name, weights.shape[1]), weights, self.held_out)
+            for candidate in (plain, data)
+        ]
+        outcome = Outcome(name, strength, *errors)
+        return plain if outcome.kept_plain else data, outcome
+
+
+def rows_into(model: Any, step: Any, x: F32, name: str) -> F32:
+    """The input rows f32 [n_rows, n_cols] of a weight when a batch of hidden states goes through a step."""
+    rows = None
+
+    def watch(seen: str, x: F32, expert: int | None = None) -> None:
+        nonlocal rows
+        if seen == name:
+            rows = x
+            raise Reached
+
+    with model.watched_by(watch), suppress(Reached):
+        step.work(x)
+    return rows

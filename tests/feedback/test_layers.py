@@ -1,0 +1,80 @@
+"""A whole small model, rounded with the help of a text."""
+
+from contextlib import ExitStack
+
+import numpy as np
+import pytest
+
+from quanttool.feedback.layers import Calibration, covered_weights
+from quanttool.formats import block_format, quantize_rows
+from quanttool.imatrix.collect import Collector
+from quanttool.models import load_model
+from quanttool.parallel import use_threads
+from tests.models import tiny
+
+
+@pytest.fixture(scope="module")
+def path(tmp_path_factory):
+    metadata, tensors = tiny.llama()
+    return tiny.write(tmp_path_factory.mktemp("tiny") / "tiny.gguf", metadata, tensors)
+
+
+def texts(n_chunks: int, seed: int) -> np.ndarray:
+    """Tokens of which few are frequent: i32 [n_chunks, 64]."""
+    return (np.random.default_rng(seed).exponential(12, (n_chunks, 64)) % tiny.N_VOCAB).astype(np.int32)
+
+
+def calibrated(path, name: str = "Q4_0", finished=lambda name: None) -> dict:
+    model = load_model(path)
+    formats = {weight: block_format(name) for weight in covered_weights(model)}
+    calibration = Calibration(model, load_model(path), formats, texts(40, seed=1))
+    return dict(calibration.tensors(finished))
+
+
+def output_error(path, data: dict, name: str) -> float:
+    """Squared error of the normalized output on another text."""
+    model, tokens = load_model(path), texts(20, seed=2)
+    exact = model.hidden_states(tokens)
+    weights = {weight: (rows, name) for weight, rows in data.items()}
+    with ExitStack() as replaced:
+        for block in model.blocks:
+            replaced.enter_context(block.replaced_by(weights))
+        return float(((model.hidden_states(tokens) - exact).astype(np.float64) ** 2).sum())
+
+
+@pytest.mark.parametrize("name", ["Q4_0", "IQ4_NL"])
+def test_the_error_of_the_output_is_well_below_that_with_importance_alone(path, name):
+    model = load_model(path)
+    collector = Collector(model.file.tensors, 64)
+    model.hidden_states(texts(40, seed=1), collector)
+    imatrix = collector.imatrix([], 40)
+    plain = {
+        weight: quantize_rows(model.tensors.expand(weight), name, imatrix.importance(weight)[0])
+        for weight in covered_weights(model)
+    }
+    assert output_error(path, calibrated(path, name), name) < 0.8 * output_error(path, plain, name)
+
+
+def test_the_bytes_do_not_depend_on_threads(path):
+    try:
+        use_threads(1)
+        one = calibrated(path)
+        use_threads(3)
+        three = calibrated(path)
+    finally:
+        use_threads(None)
+    assert list(one) == list(three)
+    assert all(np.array_equal(one[name], three[name]) for name in one)
+
+
+def test_tensors_of_an_interrupted_run_are_taken_as_they_are_and_the_rest_comes_out_the_same(path):
+    whole = calibrated(path)
+    done = dict(list(whole.items())[:10])
+    rest = calibrated(path, finished=done.get)
+    assert all(np.array_equal(whole[name], rest[name]) for name in whole)
+
+
+def test_weights_are_visited_in_the_order_of_their_use(path):
+    names = [name.removesuffix(".weight") for name in calibrated(path)]
+    parts = ["attn_q", "attn_k", "attn_v", "attn_output", "ffn_gate", "ffn_up", "ffn_down"]
+    assert names == [f"blk.{i}.{part}" for i in range(tiny.N_LAYER) for part in parts]
