@@ -19,8 +19,9 @@ from .console import (
     threads_option,
     warn,
 )
+from .documents import joined, pack_option, pieces, read_documents, shares
 from .imatrix_run import Run, provenance
-from .texts import read_tokens, text_options
+from .texts import text_options
 
 if TYPE_CHECKING:
     from ..imatrix import Imatrix
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 @click.command("imatrix")
 @click.option("-m", "--model", "model_path", metavar="MODEL", help="GGUF model to run.")
 @text_options
+@pack_option
 @click.option("-o", "--output", "output", metavar="OUT", help="Imatrix file to write.")
 @click.option(
     "--from-chunk", type=click.IntRange(min=0), default=0, metavar="N", help="Skip the first N chunks of the text."
@@ -76,7 +78,7 @@ if TYPE_CHECKING:
 @threads_option
 @json_option
 def command(
-    model_path, files, n_ctx, n_chunks, parse_special, output, from_chunk, process_output, no_ppl, in_files,
+    model_path, files, n_ctx, n_chunks, parse_special, pack, output, from_chunk, process_output, no_ppl, in_files,
     show_statistics, output_format, checkpoint_every, keep_every, hessian, all_experts, layer_similarity, precision,
     device, memory, threads, as_json,
 ):  # fmt: skip
@@ -102,6 +104,12 @@ def command(
             raise UsageError(
                 f"{option} needs one uninterrupted run over a text; give a text, and leave --output-frequency out"
             )
+    alone = pack == "document"
+    if alone and (checkpoint_every or keep_every or layer_similarity):
+        raise UsageError(
+            "--pack document is one pass over documents of any length: leave out --output-frequency, --save-frequency "
+            "and --layer-similarity"
+        )
     for path in filter(None, (output, side_file)):
         check_output(path, inputs=[*([model_path] if model_path else []), *files, *in_files])
 
@@ -119,10 +127,19 @@ def command(
             return merge([*earlier, imatrix], [*in_files, model_path])
 
         model = load_model(model_path, precision, device=device)
-        tokens, bos_id = read_tokens(model_path, files, parse_special)
-        chunks = split(tokens, n_ctx, n_chunks, from_chunk, bos_id)
-        note(f"{len(tokens)} tokens; {len(chunks)} chunks of {n_ctx}")
-        known = provenance(model, files, n_ctx, from_chunk, parse_special, all_experts)
+        documents, bos_id = read_documents(model_path, files, parse_special)
+        tokens = joined(documents)
+        if alone:
+            chunks, every = None, pieces(documents, n_ctx)
+            cut = every[from_chunk:][:n_chunks]
+            used, skipped = sum(map(len, cut)), sum(map(len, every[:from_chunk]))
+            note(f"{len(documents)} documents of {len(tokens)} tokens; {len(cut)} sequences of up to {n_ctx}")
+        else:
+            chunks = cut = split(tokens, n_ctx, n_chunks, from_chunk, bos_id)
+            used, skipped = chunks.tokens.size, from_chunk * n_ctx
+            note(f"{len(tokens)} tokens; {len(chunks)} chunks of {n_ctx}")
+        summary["documents"] = shares(documents, skipped, skipped + used)
+        known = provenance(model, files, n_ctx, from_chunk, parse_special, all_experts, alone)
         if all_experts:
             model.show_all_experts()
         weights = model.weights() + [model.output.name] * process_output
@@ -144,14 +161,14 @@ def command(
             similarity=Similarity(model.config.integer("expert_count", 0)) if layer_similarity else None,
         )
         with covariance or nullcontext():
-            imatrix, perplexity = run.collect()
+            imatrix, perplexity = (run.collect_pieces(cut, n_ctx), None) if alone else run.collect()
         if covariance is not None:
             note(f"{side_file}: {len(weights)} weights, {covariance.n_bytes / 1e9:.2f} GB")
             summary["hessian"] = side_file
         if run.similarity is not None:
             summary |= _similarity(run.similarity, as_json)
         result = merged(imatrix)
-        summary["n_chunks"] = len(chunks)
+        summary["n_chunks"] = len(cut)
         if perplexity is not None:
             summary |= {"perplexity": perplexity.estimate._asdict(), "running": perplexity.running().tolist()}
     else:

@@ -34,7 +34,7 @@ class Run:
     """
 
     model: "Model"
-    chunks: "Chunks"
+    chunks: "Chunks | None"
     datasets: Sequence[str]
     provenance: dict[str, str]
     process_output: bool
@@ -68,6 +68,23 @@ class Run:
                 done += len(group)
                 self._save(collector, running, done)
         return self._imatrix(collector, done), running.finish() if self.with_perplexity else None
+
+    def collect_pieces(self, pieces: "Sequence[Sequence[int]]", n_ctx: int) -> "Imatrix":
+        """Run sequences of any length instead, in one pass, those of one length together; no perplexity."""
+        import numpy as np
+
+        from ..imatrix.collect import Collector
+
+        model = self.model
+        collector = Collector(model.file.tensors, n_ctx)
+        lengths = sorted({len(piece) for piece in pieces})
+        groups = [np.array([piece for piece in pieces if len(piece) == n], np.int32) for n in lengths]
+        with progress_bar("imatrix", "step") as progress:
+            hidden = model.hidden_states_of_groups(groups, progress, self.memory, self._observer(collector))
+        if self.process_output:
+            for states in hidden:
+                self._observer(collector.add)(model.output.name, states.reshape(-1, model.n_embd))
+        return self._imatrix(collector, max(1, round(sum(map(len, pieces)) / n_ctx)))
 
     def _observer(self, record: "Observer") -> "Observer":
         """`record`, and after it the Hessian if one is wanted."""
@@ -118,13 +135,19 @@ class Run:
 
 
 def provenance(
-    model: "Model", files: Sequence[str], n_ctx: int, from_chunk: int, parse_special: bool, all_experts: bool
+    model: "Model",
+    files: Sequence[str],
+    n_ctx: int,
+    from_chunk: int,
+    parse_special: bool,
+    all_experts: bool,
+    alone: bool = False,
 ) -> dict[str, str]:
     """What identifies a run, and does not depend on where files lie or what they are called."""
     from ..container.fingerprint import fingerprint
 
     options = f"-c {n_ctx}" + f" --from-chunk {from_chunk}" * bool(from_chunk) + " --parse-special" * parse_special
-    options += " --all-experts" * all_experts
+    options += " --all-experts" * all_experts + " --pack document" * alone
     options += f" --precision {model.precision}"
     if (device := model.tensors.device.name) is not None:
         options += f" --device {device}"

@@ -181,7 +181,11 @@ class Model:
         return self._pass([tokens], observer, progress, memory, first_chunk, inspector)[0]
 
     def hidden_states_of_groups(
-        self, groups: Sequence[ArrayLike], progress: Progress | None = None, memory: int | None = None
+        self,
+        groups: Sequence[ArrayLike],
+        progress: Progress | None = None,
+        memory: int | None = None,
+        observer: Observer | None = None,
     ) -> list[Array]:
         """The same in one pass for sequences of several lengths, those of each group of one length.
 
@@ -189,7 +193,7 @@ class Model:
                   comes before. Errors count sequences from 1, group after group
         returns:  one f32 [n_sequences, n_tokens, n_embd] per group
         """
-        return self._pass(groups, None, progress, memory, 1, None)
+        return self._pass(groups, observer, progress, memory, 1, None)
 
     def _pass(
         self,
