@@ -8,9 +8,10 @@ iqk_quantize.cpp `dequantize_row_q8_KV`, `dequantize_row_q8_k_r8`; searches:
 import numpy as np
 from numpy.typing import NDArray
 
+from ..kernels.cumulative import symmetric_best
 from ..kernels.lanes import LANES
 from ..kernels.linear import two_sided_search
-from ..kernels.tiles import as_tiles
+from ..kernels.tiles import as_tiles, n_tiles
 from .base import BlockFormat
 from .layout import Layout, bits, join
 from .tabulated import from_tiles, to_magnitude_one, usable_importance
@@ -20,6 +21,7 @@ F16_MAX = np.float32(65504)
 
 class Q6_0(BlockFormat):
     name = "Q6_0"
+    has_best = True
     j = np.arange(32)
     layout = Layout(
         26,
@@ -31,8 +33,8 @@ class Q6_0(BlockFormat):
         x, exponents = to_magnitude_one(rows)
         weights = x * x
         if importance is not None:
-            importance = usable_importance(x, importance, 32)
-            weights = importance * np.sqrt(weights.mean(axis=1, keepdims=True) + weights)
+            usable = usable_importance(x, importance, 32)
+            weights = usable * np.sqrt(weights.mean(axis=1, keepdims=True) + weights)
         tiles = as_tiles(x.reshape(-1, 32))
         codes = np.empty(tiles.shape, np.uint8)
         scales = np.empty((len(tiles) // 32, LANES), np.float32)
@@ -40,11 +42,21 @@ class Q6_0(BlockFormat):
         with np.errstate(over="ignore"):
             d = np.ldexp(scales.reshape(-1)[: x.size // 32].reshape(len(rows), -1, 1), exponents[:, None, None])
         d = np.clip(d, -F16_MAX, F16_MAX).astype(np.float16)
-        codes = from_tiles(codes, x.size // 32).reshape(len(rows), -1, 32)
-        self.layout.pack({"d": d.view(np.uint16), "code": codes}, out)
+        codes = from_tiles(codes, x.size // 32)
+        if search == "best":
+            d = better_scales(rows, importance, codes, d)
+        self.layout.pack({"d": d.view(np.uint16), "code": codes.reshape(len(rows), -1, 32)}, out)
 
     def dequantize(self, data, out):
         expand_linear(self.layout.unpack(data), 32, out)
+
+
+def better_scales(rows, importance, codes, d):
+    """Improves Q6_0's codes u8 [n_blocks, 32]; the scales f16 that go with them, of the shape of `d`."""
+    scales = np.zeros((n_tiles(d.size), LANES), np.float32)
+    scales.reshape(-1)[: d.size] = d.reshape(-1)
+    symmetric_best(rows.reshape(-1, 32), importance.reshape(-1, 32), 32, codes, scales)
+    return scales.reshape(-1)[: d.size].astype(np.float16).reshape(d.shape)
 
 
 class Q8_KV(BlockFormat):

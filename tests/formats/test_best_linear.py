@@ -7,7 +7,7 @@ from quanttool.formats import block_format, dequantize_rows, quantize_rows
 from tests.formats.test_robustness import awkward_importance, awkward_rows
 from tests.naive_best import best_symmetric_error
 
-SYMMETRIC = {"Q4_0": 8, "Q5_0": 16}
+SYMMETRIC = {"Q4_0": 8, "Q5_0": 16, "Q6_0": 32}
 NAMES = [*SYMMETRIC, "Q4_1", "Q5_1", "Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K"]
 
 
