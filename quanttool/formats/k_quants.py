@@ -57,7 +57,8 @@ class AffineKQuant(KQuant):
         d, dmin = np.empty((2, n, LANES), np.int32)
         affine_quantize(blocks, importance_blocks(importance, 256), how, codes, scales, mins, d, dmin)
         if search == "best":
-            affine_improve(blocks, importance_blocks(importance, 256), how, codes, scales, mins, d, dmin)
+            effort = self.reach, self.rounds, self.factors
+            affine_improve(blocks, importance_blocks(importance, 256), how, *effort, codes, scales, mins, d, dmin)
         type(self).pack(codes, scales, mins, d, dmin, out.reshape(-1, self.type.block_bytes))
 
 
@@ -77,13 +78,16 @@ class SymmetricKQuant(KQuant):
         d = np.empty((n, LANES), np.int32)
         type(self).search(blocks, importance_blocks(importance, 256), codes, scales, d)
         if search == "best":
-            symmetric_improve(blocks, importance_blocks(importance, 256), self.n, self.n_scales, codes, scales, d)
+            how = self.n, self.n_scales, self.reach, self.rounds, self.factors
+            symmetric_improve(blocks, importance_blocks(importance, 256), *how, codes, scales, d)
         type(self).pack(codes, scales, d, out.reshape(-1, self.type.block_bytes))
 
 
 class Q2_K(AffineKQuant):
     name = "Q2_K"
     how = Affine(size=16, max_code=3, max_scale=15, grid=(-0.5, 0.1, 15), absolute=True, sigma2_factor=1.0)
+    reach, rounds = 2, 4
+    factors = np.array([(1, 1), (0.85, 1), (1.15, 1), (1, 0.85), (1, 1.15)], np.float32)
     pack, unpack = layout.q2_k_pack, layout.q2_k_unpack
     codes = codes_at(84, 8 * 16 + two_bits)
 
@@ -92,6 +96,8 @@ class Q3_K(SymmetricKQuant):
     name = "Q3_K"
     search = q3_k_quantize
     n, n_scales = 4, 32
+    reach, rounds = 3, 3
+    factors = np.array([1, 0.93, 1.07, 1.15], np.float32)
     pack, unpack = layout.q3_k_pack, layout.q3_k_unpack
     codes = codes_at(110, join(8 * 32 + two_bits, bits(1, j % 32, j // 32)))
 
@@ -99,6 +105,8 @@ class Q3_K(SymmetricKQuant):
 class Q4_K(AffineKQuant):
     name = "Q4_K"
     how = Affine(size=32, max_code=15, max_scale=63, grid=(-1.0, 0.1, 20))
+    reach, rounds = 2, 4
+    factors = np.array([(1, 1)], np.float32)
     pack, unpack = layout.q4_k_pack, layout.q4_k_unpack
     codes = codes_at(144, 8 * 16 + nibbles)
 
@@ -106,6 +114,8 @@ class Q4_K(AffineKQuant):
 class Q5_K(AffineKQuant):
     name = "Q5_K"
     how = Affine(size=32, max_code=31, max_scale=63, grid=(-0.5, 0.1, 15), saturate=True)
+    reach, rounds = 2, 4
+    factors = np.array([(1, 1)], np.float32)
     pack, unpack = layout.q5_k_pack, layout.q5_k_unpack
     codes = codes_at(176, join(8 * 48 + nibbles, bits(1, 16 + j % 32, j // 32)))
 
@@ -114,6 +124,8 @@ class Q6_K(SymmetricKQuant):
     name = "Q6_K"
     search = q6_k_quantize
     n, n_scales = 32, 128
+    reach, rounds = 3, 3
+    factors = np.array([1], np.float32)
     pack, unpack = layout.q6_k_pack, layout.q6_k_unpack
     codes = codes_at(
         210,

@@ -9,15 +9,13 @@ least squares. What is kept is the best that was seen after rounding to float16.
 
 import numpy as np
 
-from .cumulative import MARGIN, normalize
+from .cumulative import MARGIN, cumulative_search, normalize
 from .jit import helper, kernel
 from .lanes import LANES, any_lane, broadcast, float_lanes, int_lanes, larger, load, select, smaller, store
 from .rounding import nearest
 from .scales import LARGEST, affine_search, code_of, finite_or, positive_search, signed_code_of, symmetric_search
 from .tiles import load_f16_lanes, load_tile, round_to_f16
 
-ROUNDS = 5
-STARTS = 2
 ENOUGH = np.float32(0.999)  # a round that gains less is a lane's last
 
 
@@ -28,8 +26,8 @@ def rounded_scale(scale, unit, otherwise, bits, row):
 
 
 @helper
-def integer_within(x, largest):
-    return nearest(smaller(larger(x, 0), largest))
+def integer_within(x, lowest, highest):
+    return nearest(smaller(larger(x, lowest), highest))
 
 
 @helper
@@ -38,6 +36,14 @@ def store_f16_where(mask, scale, bits, row):
     new = np.empty((1, LANES), np.int32)
     round_to_f16(scale, new, 0)
     store(bits, row, select(mask, load(new, 0), load(bits, row)))
+
+
+@helper
+def nearest_integers(values, d, lowest, highest, integers):
+    """The integers nearest to values / d."""
+    inverse = select(d == 0, 0, 1 / d)
+    for i in range(integers.shape[0]):
+        store(integers, i, integer_within(load(values, i) * inverse, lowest, highest))
 
 
 # --- a scale and a minimum per sub-block: value = d * scale * code - dmin * minimum ---------------------------------
@@ -58,22 +64,23 @@ def affine_fit(x, weight, first, how, scale, minimum):
 
 
 @helper
-def choose_integers(x, weight, sub, how, sums, d, dmin, scales, mins):
-    """The best of the neighbouring scales of a sub-block, each with the minimum that suits its codes; its error."""
+def choose_integers(x, weight, sub, how, reach, sums, d, dmin, scales, mins):
+    """The best of the scales of a sub-block within reach, each with the minimum that suits its codes; its error."""
     first = how.size * sub
     sum_w, sum_x = load(sums[0], sub), load(sums[1], sub)
     old_scale, old_minimum = load(scales, sub), load(mins, sub)
     best = broadcast(LARGEST)
     best_scale, best_minimum = old_scale, old_minimum
-    for step in range(-1, 2):
+    for step in range(-reach, reach + 1):
         scale = smaller(larger(old_scale + step, 0), how.max_scale)
-        minimum = old_minimum
-        for _ in range(2):
-            error, sum_l = affine_fit(x, weight, first, how, d * scale, dmin * minimum)
+        _, sum_l = affine_fit(x, weight, first, how, d * scale, dmin * old_minimum)
+        fitting = integer_within((d * scale * sum_l - sum_x) / (dmin * sum_w), 0, how.max_scale)
+        for shift in range(-1, 2):
+            minimum = smaller(larger(fitting + shift, 0), how.max_scale)
+            error, _ = affine_fit(x, weight, first, how, d * scale, dmin * minimum)
             better = error < best
             best = select(better, error, best)
             best_scale, best_minimum = select(better, scale, best_scale), select(better, minimum, best_minimum)
-            minimum = integer_within((d * scale * sum_l - sum_x) / (dmin * sum_w), how.max_scale)
     store(scales, sub, best_scale)
     store(mins, sub, best_minimum)
     return best
@@ -109,18 +116,15 @@ def affine_least_squares(x, weight, how, d, dmin, scales, mins):
 
 
 @helper
-def affine_start(x, weight, how, rounded, codes, found, scales, mins):
-    """Integers, d and dmin from the best scale and minimum of each sub-block by itself."""
-    for sub in range(scales.shape[0]):
+def affine_start(x, weight, how, rounded, codes, found, integers):
+    """d and dmin from the best scale and minimum of each sub-block by itself, which `found` holds then."""
+    for sub in range(integers.shape[0]):
         scale, minimum, sum_w = affine_search(x, weight, how.size * sub, how.max_code, how.grid, False, rounded, codes)
         store(found[0], sub, scale)
         store(found[1], sub, minimum)
         store(found[2], sub, sum_w)
-    d = positive_search(found[0], found[2], how.max_scale, scales)
-    dmin = positive_search(found[1], found[2], how.max_scale, mins)
-    for sub in range(scales.shape[0]):
-        store(scales, sub, smaller(load(scales, sub), how.max_scale))
-        store(mins, sub, smaller(load(mins, sub), how.max_scale))
+    d = positive_search(found[0], found[2], how.max_scale, integers)
+    dmin = positive_search(found[1], found[2], how.max_scale, integers)
     return larger(d, 0), larger(dmin, 0)
 
 
@@ -166,7 +170,7 @@ def sub_block_sums(x, weight, size, sums):
 
 
 @kernel
-def affine_improve(blocks, importance, how, codes, scales, mins, d, dmin):
+def affine_improve(blocks, importance, how, reach, rounds, factors, codes, scales, mins, d, dmin):
     """Where that lowers the weighted error, other codes, integers and scales than those of `affine_quantize`."""
     n_sub = scales.shape[1]
     x, weight = np.empty((256, LANES), np.float32), np.empty((256, LANES), np.float32)
@@ -185,16 +189,20 @@ def affine_improve(blocks, importance, how, codes, scales, mins, d, dmin):
         best_error, best_d, best_dmin = broadcast(LARGEST), trial_d, trial_dmin
         store_where(broadcast(True), scales[n], trial[0])
         store_where(broadcast(True), mins[n], trial[1])
-        for start in range(STARTS):
-            if start == 1:
-                trial_d, trial_dmin = affine_start(x, weight, how, rounded, new_codes, found, trial[0], trial[1])
-                trial_d = rounded_scale(trial_d, unit, 0, bits, 0)
-                trial_dmin = rounded_scale(trial_dmin, unit, 0, bits, 0)
+        own_d, own_dmin = affine_start(x, weight, how, rounded, new_codes, found, best[0])
+        for start in range(len(factors) + 1):
+            if start > 0:
+                trial_d = rounded_scale(own_d * factors[start - 1, 0], unit, 0, bits, 0)
+                trial_dmin = rounded_scale(own_dmin * factors[start - 1, 1], unit, 0, bits, 0)
+                nearest_integers(found[0], trial_d, 0, how.max_scale, trial[0])
+                nearest_integers(found[1], trial_dmin, 0, how.max_scale, trial[1])
             start_error, going = broadcast(LARGEST), broadcast(True)
-            for _ in range(ROUNDS):
+            for round_ in range(rounds):
                 error = broadcast(0)
                 for sub in range(n_sub):
-                    error += choose_integers(x, weight, sub, how, sums, trial_d, trial_dmin, trial[0], trial[1])
+                    error += choose_integers(
+                        x, weight, sub, how, reach if round_ == 0 else 1, sums, trial_d, trial_dmin, trial[0], trial[1]
+                    )
                 better = going & (error < best_error)
                 best_error = select(better, error, best_error)
                 best_d, best_dmin = select(better, trial_d, best_d), select(better, trial_dmin, best_dmin)
@@ -221,12 +229,12 @@ def affine_improve(blocks, importance, how, codes, scales, mins, d, dmin):
 
 
 @helper
-def choose_scale(x, weight, sub, n, largest, d, scales):
-    """The best of the neighbouring integers -largest .. largest - 1; its error, and what it adds to sums for d."""
+def choose_scale(x, weight, sub, n, largest, reach, d, scales):
+    """The best of the integers -largest .. largest - 1 within reach; its error, and what it adds to sums for d."""
     old = load(scales, sub)
     best, best_lx, best_l2 = broadcast(LARGEST), broadcast(0), broadcast(0)
     best_scale = old
-    for step in range(-1, 2):
+    for step in range(-reach, reach + 1):
         scale = smaller(larger(old + step, -largest), largest - 1)
         inverse = select(d * scale == 0, 0, 1 / (d * scale))
         error = sum_lx = sum_l2 = broadcast(0)
@@ -246,19 +254,18 @@ def choose_scale(x, weight, sub, n, largest, d, scales):
 
 
 @helper
-def symmetric_start(x, weight, n, largest, codes, found, scales):
-    """Integers and d from the best scale of each sub-block by itself."""
+def symmetric_start(x, weight, n, largest, codes, found, walk):
+    """d from the best scale of each sub-block by itself, which `found` holds then."""
     for sub in range(16):
-        store(found[0], sub, symmetric_search(x, weight, 16 * sub, 16, n, codes))
+        scale = cumulative_search(x, weight, 16 * sub, n, walk)
+        inverse = select(scale == 0, 0, 1 / scale)
         sum_l2 = broadcast(0)
         for i in range(16 * sub, 16 * (sub + 1)):
-            l = float_lanes(load(codes, i)) - n
+            l = signed_code_of(load(x, i) * inverse, n)
             sum_l2 += load(weight, i) * l * l
+        store(found[0], sub, scale)
         store(found[1], sub, sum_l2)
-    d = symmetric_search(found[0], found[1], 0, 16, largest, codes)
-    for sub in range(16):
-        store(scales, sub, float_lanes(load(codes, sub)) - largest)
-    return d
+    return symmetric_search(found[0], found[1], 0, 16, largest, codes)
 
 
 @helper
@@ -284,7 +291,7 @@ def symmetric_error(x, weight, n, d, scales, codes):
 
 
 @kernel
-def symmetric_improve(blocks, importance, n, largest, codes, scales, d):
+def symmetric_improve(blocks, importance, n, largest, reach, rounds, factors, codes, scales, d):
     """Where that lowers the weighted error, other codes, integers and scales than those given; see `q3_k_quantize`.
 
     Codes stand for -n .. n - 1, the sub-blocks' integers are -largest .. largest - 1.
@@ -292,7 +299,7 @@ def symmetric_improve(blocks, importance, n, largest, codes, scales, d):
     x, weight = np.empty((256, LANES), np.float32), np.empty((256, LANES), np.float32)
     new_codes, found = np.empty((256, LANES), np.uint8), np.empty((2, 16, LANES), np.float32)
     trial, best = np.empty((16, LANES), np.float32), np.empty((16, LANES), np.float32)
-    bits = np.empty((1, LANES), np.int32)
+    bits, walk = np.empty((1, LANES), np.int32), np.empty((5, 16, LANES), np.float32)
     for tile in range(codes.shape[0]):
         load_tile(blocks, tile * LANES, x)
         load_tile(importance, tile * LANES, weight)
@@ -302,15 +309,18 @@ def symmetric_improve(blocks, importance, n, largest, codes, scales, d):
         old_error = symmetric_error(x, weight, n, trial_d, scales[tile], codes[tile])
         best_error, best_d = broadcast(LARGEST), trial_d
         store_where(broadcast(True), scales[tile], trial)
-        for start in range(STARTS):
-            if start == 1:
-                trial_d = symmetric_start(x, weight, n, largest, new_codes, found, trial)
-                trial_d = rounded_scale(trial_d, unit, 0, bits, 0)
+        own_d = symmetric_start(x, weight, n, largest, new_codes, found, walk)
+        for start in range(len(factors) + 1):
+            if start > 0:
+                trial_d = rounded_scale(own_d * factors[start - 1], unit, 0, bits, 0)
+                nearest_integers(found[0], trial_d, -largest, largest - 1, trial)
             start_error, going = broadcast(LARGEST), broadcast(True)
-            for _ in range(ROUNDS):
+            for round_ in range(rounds):
                 error = sum_lx = sum_l2 = broadcast(0)
                 for sub in range(16):
-                    sub_error, sub_lx, sub_l2 = choose_scale(x, weight, sub, n, largest, trial_d, trial)
+                    sub_error, sub_lx, sub_l2 = choose_scale(
+                        x, weight, sub, n, largest, reach if round_ == 0 else 1, trial_d, trial
+                    )
                     error, sum_lx, sum_l2 = error + sub_error, sum_lx + sub_lx, sum_l2 + sub_l2
                 better = going & (error < best_error)
                 best_error, best_d = select(better, error, best_error), select(better, trial_d, best_d)
