@@ -47,12 +47,10 @@ def prepared_codebook(name: str, n_distances: int) -> Codebook:
 
 
 @cache
-def tiled_points(name: str, values: tuple[int, ...], shifts: tuple[float, ...]) -> NDArray[np.float32]:
-    """The points of a codebook for `envelopes.Points`, f32 [n_tables * n_points * dim / LANES, LANES]."""
+def tiled_points(name: str, values: tuple[int, ...]) -> NDArray[np.float32]:
+    """The points of a codebook for `envelopes.Points`, f32 [n_points * dim / LANES, LANES]."""
     points = codebook_values(name, values)
-    tables = np.stack([points + np.float32(shift) for shift in shifts])
-    tiles = tables.reshape(-1, LANES, points.shape[1]).swapaxes(1, 2)
-    return np.ascontiguousarray(tiles).reshape(-1, LANES)
+    return np.ascontiguousarray(points.reshape(-1, LANES, points.shape[1]).swapaxes(1, 2)).reshape(-1, LANES)
 
 
 class CodebookFormat(BlockFormat):
@@ -83,9 +81,11 @@ class CodebookFormat(BlockFormat):
         """Write the bytes of `codebook_best`."""
         rules = self.best_rules
         n_blocks = rows.size // 256
-        values = tiled_points(self.codebook, self.values, self.shifts)
+        values = tiled_points(self.codebook, self.values)
+        shifts = np.array(self.shifts, np.float32)
         dim = codebook_levels(self.codebook).shape[1]
-        points = Points((1,) * dim, values, np.empty((len(values) * 256 // dim**2, LANES), np.float32))
+        squares = np.empty((len(shifts) * len(values) * 256 // dim**2, LANES), np.float32)
+        points = Points((1,) * dim, values, shifts, squares)
         d = np.empty((n_blocks, 1), np.uint16)
         codes = np.empty((n_blocks, 256 // rules.sub_size), np.uint8)
         chosen = np.empty((n_blocks, 256 // dim), np.int32)
@@ -202,10 +202,11 @@ class IQ2_XXS(ScaledCodebook):
         sub_size=32,
         highest=15,
         choice_size=8,
-        n_tables=1,
+        signed=False,
         even_signs=True,
         unit_of_d=np.float32(1 / 8),
         top=np.float32(43),
+        n_probes=3,
     )
 
     def pack(self, points, signs, codes):
@@ -292,10 +293,11 @@ class IQ3_S(ScaledCodebook):
         sub_size=32,
         highest=15,
         choice_size=4,
-        n_tables=1,
+        signed=False,
         even_signs=False,
         unit_of_d=np.float32(1),
         top=np.float32(15),
+        n_probes=3,
     )
 
     def in_order_of_reference(self, points, signs, scales):
@@ -351,10 +353,11 @@ class IQ1_S(ShiftedCodebook):
         sub_size=32,
         highest=7,
         choice_size=32,
-        n_tables=2,
+        signed=True,
         even_signs=False,
         unit_of_d=np.float32(1),
         top=1 + iq1.DELTA,
+        n_probes=2,
     )
 
     def quantize_scales(self, blocks, importance, scales, keys, deltas, d, codes):

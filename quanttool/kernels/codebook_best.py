@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from .envelopes import LANE, LARGEST, Lines, find_lines, find_losses, first_smallest, weigh_points
+from .envelopes import LANE, LARGEST, Lines, Scratch, find_lines, find_losses, first_smallest, weigh_points
 from .jit import helper, kernel
 from .lanes import (
     LANES,
@@ -30,11 +30,13 @@ from .rounding import f16_bits, f16_value, float_bits, float_of, within_f16
 ZERO, HALF, ONE, TWO = np.array([0, 0.5, 1, 2], np.float32)
 
 LEAST_IMPORTANCE = np.float32(1e-9)  # of a block's largest: values that do not count are still not left to chance
-REFITS = 2
+REFITS = 1
 
 # Scales of a sub-block that can be best: the largest level of the points stands for something between LOWEST times its
 # weighted root mean square and HIGHEST times that, or HIGHEST_OF_LARGEST times its largest magnitude.
-LOWEST, HIGHEST, HIGHEST_OF_LARGEST = np.array([0.7, 5, 1.3], np.float32)
+LOWEST, HIGHEST, HIGHEST_OF_LARGEST = np.array([0.9, 2.5, 1.3], np.float32)
+# The same in units of what is best without a codebook.
+NARROW_LOWEST, NARROW_HIGHEST = np.array([0.7, 1.4], np.float32)
 
 # Tried for the scale of a block, in units of what gives the sub-block with the largest scale the highest code.
 FIRST_STEP, LAST_STEP = 0.75, 2.0
@@ -47,10 +49,11 @@ class BestRules(NamedTuple):
     sub_size: int  # values with a code c
     highest: int  # code
     choice_size: int  # values whose alternatives, in signs or shift, are chosen together
-    n_tables: int  # 2: points may be shifted, values have their signs in the points
+    signed: bool  # points have signs and may be shifted; else values have signs of their own
     even_signs: bool  # the number of minus signs in 8 values must be even
     unit_of_d: np.float32
     top: np.float32  # largest magnitude of a point's values
+    n_probes: int  # scales at which the best of all points is looked for
 
 
 class Block(NamedTuple):
@@ -61,10 +64,9 @@ class Block(NamedTuple):
     odd: NDArray[np.bool_]  # [32], whether 8 values need a wrong sign
     low: NDArray[np.float32]  # [n_subs], lowest scale of each sub-block
     high: NDArray[np.float32]  # [n_subs], highest
-    losses: NDArray[np.float32]  # tile [n_chunks, LANES]
-    n_alternatives: NDArray[np.int32]  # [n_choices]
+    n_alternatives: NDArray[np.int64]  # [n_choices]
     codes: NDArray[np.int32]  # tile [n_subs, LANES], of each scale tried
-    best: NDArray[np.float32]  # tile [3, LANES], scratch
+    best: NDArray[np.float32]  # tile [1, LANES], scratch
 
 
 @helper
@@ -78,13 +80,12 @@ def load_block(values, rules, signs, block):
         return ZERO
     exponent = min(max(254 - (float_bits(largest) >> 23), 1), 227)
     factor = float_of(exponent << 23)
-    signed = rules.n_tables == 2
     for group in range(32):
         bits = np.int32(0)
         for i in range(8):
             at = 8 * group + i
             x = values[at] * factor
-            negative = x < 0 and not signed
+            negative = x < 0 and not rules.signed
             bits |= np.int32(negative) << i
             wx[at] = weight[at] * (-x if negative else x)
         signs[group] = np.uint8(bits)
@@ -102,6 +103,20 @@ def geometric(low, high, lanes):
     for lane in range(1, LANES):
         lanes[0, lane] = lanes[0, lane - 1] * step
     return load(lanes, 0)
+
+
+@helper
+def without_codebook(at, scales, rules, shift, block):
+    """Error of a sub-block's values, each rounded to the nearest of -1, 0, 1, plus `shift`; as `least_error`."""
+    weight, wx = block.weight, block.wx
+    total = broadcast(0)
+    for i in range(at, at + rules.sub_size):
+        least = broadcast(LARGEST)
+        for k in range(-1, 2):
+            g = np.float32(k) + shift
+            least = smaller(multiply_add(scales, weight[i] * g * g, -TWO * wx[i] * g), least)
+        total += least
+    return total * scales
 
 
 @helper
@@ -127,30 +142,46 @@ def find_ranges(values, factor, rules, block):
 
 
 @helper
-def find_all_lines(rules, block, points, lines):
-    """The lines of all groups, for each alternative."""
+def narrow_ranges(rules, shifts, block):
+    """Scales near what is best without a codebook, where the codebook has a third of all there could be (IQ1)."""
+    low, high, lanes = block.low, block.high, block.best
+    for sub in range(low.size):
+        scales = geometric(low[sub], high[sub], lanes)
+        up = without_codebook(rules.sub_size * sub, scales, rules, shifts[0], block)
+        down = without_codebook(rules.sub_size * sub, scales, rules, shifts[1], block)
+        scale = lanes[0, first_smallest(smaller(up, down), int_lanes(broadcast(0)))]
+        low[sub], high[sub] = scale * NARROW_LOWEST, scale * NARROW_HIGHEST
+
+
+@helper
+def find_all_lines(rules, block, points, scratch, lines):
+    """The lines of all groups, for each alternative: the part that has the flipped sign, or the shift."""
     dim = len(points.shape)
-    parts = rules.choice_size // dim
-    n_groups = 256 // dim
-    n_chunks = block.losses.shape[0]
+    parts, n_groups, n_chunks = rules.choice_size // dim, 256 // dim, scratch.kept.size
+    n_tables = points.shifts.size
     end = 0
     for choice in range(256 // rules.choice_size):
         odd = block.odd[rules.choice_size * choice // 8]
-        n_alternatives = rules.n_tables
-        if rules.even_signs and odd:
-            n_alternatives = parts
+        n_alternatives = parts if odd else n_tables
         block.n_alternatives[choice] = n_alternatives
-        for alternative in range(n_alternatives):
-            for part in range(parts):
-                group = parts * choice + part
-                table = alternative if rules.n_tables == 2 else 0
-                flip = odd and part == alternative
-                find_losses(block.wx, dim * group, table, flip, points, block.losses)
+        for part in range(parts):
+            group = parts * choice + part
+            at = dim * group
+            sub = at // rules.sub_size
+            total = ZERO
+            for i in range(at, at + dim):
+                total += block.wx[i]
+            for alternative in range(n_alternatives):
+                if odd or alternative == 0:
+                    find_losses(block.wx, at, odd and part == alternative, points, scratch.losses)
+                table = alternative if rules.signed else 0
+                first = (table * n_groups + group) * n_chunks
+                shift_loss = -TWO * points.shifts[table] * total
                 l = (2 * choice + alternative) * parts + part
                 lines.first[l] = end
-                first = (table * n_groups + group) * n_chunks
-                sub = dim * group // rules.sub_size
-                end = find_lines(block.low[sub], block.high[sub], block.losses, points.squares, first, lines, end)
+                end = find_lines(
+                    block.low[sub], block.high[sub], rules.n_probes, shift_loss, first, points, scratch, lines, end
+                )
                 lines.count[l] = end - lines.first[l]
 
 
@@ -316,7 +347,7 @@ def best_line(l, scale, lines):
 @helper
 def cheapest_flip(wx, start, point, points):
     """Which of a group's values loses least by the wrong sign."""
-    shape, values, _ = points
+    shape, values, _, _ = points
     least, which = LARGEST, 0
     for i in range(len(shape)):
         cost = number_at(values, (point // LANES * len(shape) + i) * LANES + point % LANES) * wx[start + i]
@@ -344,7 +375,7 @@ def write_choices(d, codes, rules, block, points, lines, chosen, signs):
         for part in range(parts):
             _, place = best_line((2 * choice + which) * parts + part, scale, lines)
             chosen[parts * choice + part] = lines.point[place]
-        if rules.n_tables == 2:
+        if rules.signed:
             for group in range(start // 8, (start + rules.choice_size) // 8):
                 signs[group] = np.uint8(which)
         elif block.odd[start // 8]:
@@ -374,10 +405,10 @@ def best_blocks(rows, importance, rules, points, d, codes, chosen, signs):
     """
     dim = len(points.shape)
     parts = rules.choice_size // dim
-    n_chunks = points.values.shape[0] // (rules.n_tables * dim)
+    n_chunks = points.values.shape[0] // dim
     n_lists = 512 // dim
-    n_lines = n_lists * n_chunks * LANES
-    n_choices = 256 // rules.choice_size
+    n_lines = n_lists * n_chunks * LANES  # far more than there are; untouched memory costs nothing
+    n_choices, n_subs = 256 // rules.choice_size, codes.shape[1]
     lines = Lines(
         np.empty(n_lines, np.float32),
         np.empty(n_lines, np.float32),
@@ -389,17 +420,17 @@ def best_blocks(rows, importance, rules, points, d, codes, chosen, signs):
         np.empty(256, np.float32),
         np.empty(256, np.float32),
         np.empty(32, np.bool_),
-        np.empty(codes.shape[1], np.float32),
-        np.empty(codes.shape[1], np.float32),
-        np.empty((n_chunks, LANES), np.float32),
+        np.empty(n_subs, np.float32),
+        np.empty(n_subs, np.float32),
         np.empty(n_choices, np.int64),
-        np.empty((codes.shape[1], LANES), np.int32),
+        np.empty((n_subs, LANES), np.int32),
         np.empty((1, LANES), np.float32),
     )
+    scratch = Scratch(np.empty((n_chunks, LANES), np.float32), np.empty(n_chunks, np.int64))
     blocks_per_row = importance.size // 256
     for column in range(blocks_per_row):
         weigh(importance[256 * column : 256 * (column + 1)], block.weight)
-        weigh_points(block.weight, rules.n_tables, points)
+        weigh_points(block.weight, points)
         for row in range(rows.shape[0]):
             number = row * blocks_per_row + column
             values = rows[row, 256 * column : 256 * (column + 1)]
@@ -411,7 +442,9 @@ def best_blocks(rows, importance, rules, points, d, codes, chosen, signs):
                 signs[number] = 0
                 continue
             find_ranges(values, factor, rules, block)
-            find_all_lines(rules, block, points, lines)
+            if rules.signed:
+                narrow_ranges(rules, points.shifts, block)
+            find_all_lines(rules, block, points, scratch, lines)
             unit = factor * rules.unit_of_d
             scale = settle(unit, rules, parts, block, lines, codes[number])
             d[number, 0] = np.uint16(f16_bits(scale / unit))

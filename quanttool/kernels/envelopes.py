@@ -35,14 +35,13 @@ LARGEST_INT = np.int32(0x7FFFFFFF)
 LANE = np.arange(LANES, dtype=np.int32)[None]  # tile with the number of each lane
 TWO = np.float32(2)
 
-THIRD = np.float32(1 / 3)
-
 
 class Points(NamedTuple):
-    """Tables of points, value by value, LANES points to a tile's row; a second table has the same points shifted."""
+    """The points of a codebook, LANES of them to a tile's row; tables have all points with one of the shifts added."""
 
     shape: tuple[int, ...]  # [dim] ones, see `codebook.Codebook`
-    values: NDArray[np.float32]  # tile [n_tables * dim * n_chunks, LANES]
+    values: NDArray[np.float32]  # tile [n_chunks * dim, LANES]
+    shifts: NDArray[np.float32]  # [n_tables]
     squares: NDArray[np.float32]  # tile [n_tables * n_groups * n_chunks, LANES]: sum w g^2
 
 
@@ -52,41 +51,51 @@ class Lines(NamedTuple):
     squares: NDArray[np.float32]  # [n], sum w g^2
     losses: NDArray[np.float32]  # [n], -2 sum w x g
     point: NDArray[np.int32]  # [n]
-    first: NDArray[np.int32]  # [n_lists]
-    count: NDArray[np.int32]  # [n_lists]
+    first: NDArray[np.int64]  # [n_lists]
+    count: NDArray[np.int64]  # [n_lists]
+
+
+class Scratch(NamedTuple):
+    """Of the group at hand."""
+
+    losses: NDArray[np.float32]  # tile [n_chunks, LANES], -2 sum w x g of all points
+    kept: NDArray[np.int64]  # [n_chunks], a bit for each point that may be best
 
 
 @helper
-def weigh_points(weight, n_tables, points):
+def weigh_points(weight, points):
     """points.squares, for the groups of weight f32 [n_groups * dim]."""
-    shape, values, squares = points
+    shape, values, shifts, squares = points
     dim = len(shape)
-    n_groups = weight.size // dim
-    n_chunks = squares.shape[0] // (n_tables * n_groups)
-    for table in range(n_tables):
-        for group in range(n_groups):
-            for chunk in range(n_chunks):
-                total = broadcast(0)
-                for i in range(dim):
-                    g = load(values, (table * n_chunks + chunk) * dim + i)
-                    total = multiply_add(g * g, number_at(weight, dim * group + i), total)
-                store(squares, (table * n_groups + group) * n_chunks + chunk, total)
+    n_chunks, n_groups = values.shape[0] // dim, weight.size // dim
+    for group in range(n_groups):
+        all_weights = weight[dim * group : dim * (group + 1)].sum()
+        for chunk in range(n_chunks):
+            total = total_square = broadcast(0)
+            for i in range(dim):
+                g = load(values, chunk * dim + i)
+                wg = g * number_at(weight, dim * group + i)
+                total += wg
+                total_square = multiply_add(wg, g, total_square)
+            for table in range(shifts.size):  # sum w (g + shift)^2
+                shift = shifts[table]
+                square = (total * TWO + all_weights * shift) * shift + total_square
+                store(squares, (table * n_groups + group) * n_chunks + chunk, square)
 
 
 @helper
-def find_losses(wx, at, table, flip, points, losses):
-    """-2 sum w x g of every point; with `flip` one product, the smallest, counts negative. losses: tile."""
-    shape, values, _ = points
-    dim, n_chunks = len(shape), losses.shape[0]
-    for chunk in range(n_chunks):
-        first = (table * n_chunks + chunk) * dim
+def find_losses(wx, at, flip, points, losses):
+    """-2 sum w x g of every point without shift; with `flip` one product, the smallest, counts negative."""
+    shape, values, _, _ = points
+    dim = len(shape)
+    for chunk in range(losses.shape[0]):
         total = broadcast(0)
         for i in range(dim):
-            total = multiply_add(load(values, first + i), number_at(wx, at + i), total)
+            total = multiply_add(load(values, chunk * dim + i), number_at(wx, at + i), total)
         if flip:
             least = broadcast(LARGEST)
             for i in range(dim):
-                least = smaller(load(values, first + i) * number_at(wx, at + i), least)
+                least = smaller(load(values, chunk * dim + i) * number_at(wx, at + i), least)
             total = total - TWO * least
         store(losses, chunk, total * -TWO)
 
@@ -99,72 +108,62 @@ def first_smallest(values, chunks):
 
 
 @helper
-def probe(low, high, losses, squares, first):
-    """Best points at four scales from `low` to `high`."""
-    step = (high / low) ** THIRD
-    s0, s1, s2, s3 = low, low * step, high / step, high
-    v0 = v1 = v2 = v3 = broadcast(LARGEST)
-    c0 = c1 = c2 = c3 = int_lanes(broadcast(0))
+def best_point(scale, losses, squares, first):
+    """Number of the point that is best at a scale."""
+    least, where = broadcast(LARGEST), int_lanes(broadcast(0))
     for chunk in range(losses.shape[0]):
-        loss, square = load(losses, chunk), load(squares, first + chunk)
-        v = multiply_add(square, s0, loss)
-        c0, v0 = select(v < v0, chunk, c0), smaller(v, v0)
-        v = multiply_add(square, s1, loss)
-        c1, v1 = select(v < v1, chunk, c1), smaller(v, v1)
-        v = multiply_add(square, s2, loss)
-        c2, v2 = select(v < v2, chunk, c2), smaller(v, v2)
-        v = multiply_add(square, s3, loss)
-        c3, v3 = select(v < v3, chunk, c3), smaller(v, v3)
-    return first_smallest(v0, c0), first_smallest(v1, c1), first_smallest(v2, c2), first_smallest(v3, c3)
+        v = multiply_add(load(squares, first + chunk), scale, load(losses, chunk))
+        where = select(v < least, chunk, where)
+        least = smaller(v, least)
+    return first_smallest(least, where)
 
 
 @helper
-def kink(p, q, losses, squares, first):
-    """Where the lines of two points meet: scale and value; a value that no line is below if they do not."""
+def keep_below(scale, value, losses, squares, first, kept):
+    """Mark the points that are better than `value` at a scale."""
+    for chunk in range(losses.shape[0]):
+        kept[chunk] |= mask_bits(multiply_add(load(squares, first + chunk), scale, load(losses, chunk)) < value)
+
+
+@helper
+def keep_between(p, q, losses, squares, first, kept):
+    """Mark the points that may be best at some scale between one where p and a higher one where q is best."""
+    kept[p // LANES] |= np.int64(1) << (p % LANES)
+    kept[q // LANES] |= np.int64(1) << (q % LANES)
     loss, square = number_at(losses, p), number_at(squares, first * LANES + p)
     other_loss, other_square = number_at(losses, q), number_at(squares, first * LANES + q)
-    if not square > other_square:
-        return np.float32(1), -LARGEST
-    scale = (other_loss - loss) / (square - other_square)
-    return scale, square * scale + loss
+    if square > other_square:
+        scale = (other_loss - loss) / (square - other_square)  # where the two are equal
+        keep_below(scale, square * scale + loss, losses, squares, first, kept)
 
 
 @helper
-def append_line(p, losses, squares, first, lines, end):
-    """Add the point to the lists."""
-    lines.losses[end] = number_at(losses, p)
-    lines.squares[end] = number_at(squares, first * LANES + p)
-    lines.point[end] = np.int32(p)
-    return end + 1
-
-
-@helper
-def find_lines(low, high, losses, squares, first, lines, end):
+def find_lines(low, high, n_probes, shift_loss, first, points, scratch, lines, end):
     """Append the points that may be best between the scales `low` and `high`; gives the new end of the lists.
 
-    Between two scales a point is on the envelope only if it is below both their best points where these are equal.
-    losses: tile [n_chunks, LANES]; squares: tile, from row `first` on.
+    Best points are looked for at n_probes scales. Between two of these a point is on the envelope only if it is below
+    both their best points where these are equal, because an envelope is concave.
+
+    shift_loss: what the points' shift adds to their losses; first: row of the group's table in points.squares
     """
-    p0, p1, p2, p3 = probe(low, high, losses, squares, first)
-    s0, u0 = kink(p0, p1, losses, squares, first)
-    s1, u1 = kink(p1, p2, losses, squares, first)
-    s2, u2 = kink(p2, p3, losses, squares, first)
-    end = append_line(p0, losses, squares, first, lines, end)
-    if p1 != p0:
-        end = append_line(p1, losses, squares, first, lines, end)
-    if p2 != p1:
-        end = append_line(p2, losses, squares, first, lines, end)
-    if p3 != p2:
-        end = append_line(p3, losses, squares, first, lines, end)
-    for chunk in range(0, losses.shape[0], 2):
-        bits = np.int64(0)
-        for half in range(2):
-            loss, square = load(losses, chunk + half), load(squares, first + chunk + half)
-            below = multiply_add(square, s0, loss) < u0
-            below |= multiply_add(square, s1, loss) < u1
-            below |= multiply_add(square, s2, loss) < u2
-            bits |= mask_bits(below) << (LANES * half)
+    losses, kept = scratch
+    squares = points.squares
+    kept[:] = 0
+    step = (high / low) ** (np.float32(1) / np.float32(n_probes - 1))
+    scale = low
+    p = best_point(scale, losses, squares, first)
+    for _ in range(n_probes - 1):
+        scale *= step
+        q = best_point(scale, losses, squares, first)
+        keep_between(p, q, losses, squares, first, kept)
+        p = q
+    for chunk in range(kept.size):
+        bits = kept[chunk]
         while bits:
-            end = append_line(chunk * LANES + lowest_bit(bits), losses, squares, first, lines, end)
+            place = chunk * LANES + lowest_bit(bits)
+            lines.losses[end] = number_at(losses, place) + shift_loss
+            lines.squares[end] = number_at(squares, first * LANES + place)
+            lines.point[end] = np.int32(place)
+            end += 1
             bits &= bits - 1
     return end
