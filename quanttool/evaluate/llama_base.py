@@ -3,6 +3,7 @@
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,7 +13,7 @@ from ..files import atomic_output
 from ..kernels.log_probs import HEADER, decode_log_probs, encode_log_probs
 from ..parallel import for_each_slab
 from .chunks import Chunks, chunks_of
-from .predictions import LOGIT_BYTES, ROWS_PER_THREAD, LanguageModel, Logits, Normalizer, Part, Rows
+from .predictions import ROWS_PER_THREAD, LanguageModel, Logits, ModelPredictions, Normalizer, Part, Rows, parts
 
 MAGIC = b"_logits_"
 HEADER_BYTES = len(MAGIC) + 3 * 4  # n_ctx, n_vocab, n_chunks
@@ -59,7 +60,7 @@ class LlamaBaseFile:
         self.text = np.fromfile(self.path, "<i4", n_chunks * n_ctx, offset=HEADER_BYTES).reshape(n_chunks, n_ctx)
         if self.text.min() < 0 or self.text.max() >= self.n_vocab:
             raise FileFormatError(f"{path}: has tokens outside its vocabulary of {self.n_vocab}: is damaged")
-        self._rows = np.memmap(self.path, "<u2", "r", start, (n_chunks * self.n_scored, places))
+        self._rows = RowsInFile(self.path, start, places)
 
     def chunks(self, bos_id: int | None) -> Chunks:
         """The text of the file as a model with this BOS is fed it."""
@@ -67,13 +68,34 @@ class LlamaBaseFile:
 
     def predictions(self, n_chunks: int) -> "LlamaBasePredictions":
         """What the file says about its first chunks. Raises FileFormatError for impossible numbers."""
-        rows = self._rows[: n_chunks * self.n_scored]
-        headers = np.ascontiguousarray(rows[:, :HEADER]).view("<f4")[:, :2]
+        n_rows = n_chunks * self.n_scored
+        headers = self._rows.read(slice(0, n_rows), slice(0, 0)).view("<f4")
         bad = ~(np.abs(headers) < LARGEST_HEADER_VALUE).all(axis=1) | (headers[:, 0] < 0)
         if bad.any():
             chunk = int(bad.argmax()) // self.n_scored + 1
             raise FileFormatError(f"{self.path}: chunk {chunk} holds no log-probabilities: is damaged, write it anew")
-        return LlamaBasePredictions(rows, self.n_vocab)
+        return LlamaBasePredictions(self._rows, n_rows, self.n_vocab)
+
+
+class RowsInFile:
+    """Rows of 16-bit places in a file. They are read, not mapped: mapped pages would count as this process's memory."""
+
+    def __init__(self, path: Path, start: int, places: int):
+        self._file, self._start, self._row_bytes = path.open("rb", buffering=0), start, 2 * places
+
+    def read(self, rows: slice, tokens: slice) -> NDArray[np.uint16]:
+        """Header and codes of some tokens, u16 [n_rows, 4 + n_tokens]."""
+        out = np.empty((rows.stop - rows.start, HEADER + tokens.stop - tokens.start), "<u2")
+        for row, line in zip(range(rows.start, rows.stop), out, strict=True):
+            position = self._start + row * self._row_bytes
+            self._read_into(line[:HEADER], position)
+            self._read_into(line[HEADER:], position + 2 * (HEADER + tokens.start))
+        return out
+
+    def _read_into(self, places: NDArray[np.uint16], position: int) -> None:
+        self._file.seek(position)
+        if self._file.readinto(memoryview(places).cast("B")) != places.nbytes:
+            raise FileFormatError(f"{self._file.name}: became shorter while it was read")
 
 
 class LlamaBasePredictions:
@@ -81,19 +103,17 @@ class LlamaBasePredictions:
 
     token_bytes, is_normalized, floor = 0, True, FLOOR
 
-    def __init__(self, rows: NDArray[np.uint16], n_vocab: int):
-        self._rows, self.n_vocab = rows, n_vocab
+    def __init__(self, rows: RowsInFile, n_rows: int, n_vocab: int):
+        self._rows, self._n_rows, self.n_vocab = rows, n_rows, n_vocab
 
     def __len__(self) -> int:
-        return len(self._rows)
+        return self._n_rows
 
     def part(self, tokens: slice) -> Callable[[slice], Logits]:
         def decode(rows: slice) -> Logits:
-            codes = np.ascontiguousarray(self._rows[rows])
+            codes = self._rows.read(rows, tokens)
             out = np.empty((len(codes), tokens.stop - tokens.start), np.float32)
-            for_each_slab(
-                lambda slab: decode_log_probs(codes[slab], tokens.start, out[slab]), len(out), ROWS_PER_THREAD
-            )
+            for_each_slab(lambda slab: decode_log_probs(codes[slab], out[slab]), len(out), ROWS_PER_THREAD)
             return out
 
         return decode
@@ -111,25 +131,50 @@ def write_llama_base(
     """
     if chunks.n_scored != chunks.n_ctx - 1 - chunks.n_ctx // 2:
         raise UsageError(f"{path}: llama.cpp's base files know no stride; choose another --base-format")
-    product = model.output_part(slice(0, model.n_vocab))
-    normalizer = Normalizer(chunks.targets.ravel())
-    step = max(1, LOGIT_BYTES // (4 * model.n_vocab))
+    predictions, normalizer = ModelPredictions(model, hidden), Normalizer(chunks.targets.ravel())
+    smallest = np.full(len(hidden), np.inf, np.float32)
     with atomic_output(path) as file:
         file.write(MAGIC + np.array([chunks.n_ctx, model.n_vocab, len(chunks)], "<i4").tobytes())
         file.write(chunks.text.astype("<i4").tobytes())
-        for start in range(0, len(hidden), step):
-            rows = slice(start, min(start + step, len(hidden)))
-            logits = product(hidden[rows])
-            normalizer.add(Part(slice(0, model.n_vocab), rows, [logits]), logits)
-            file.write(_encoded(logits, normalizer.total[rows], window).astype("<u2", copy=False).tobytes())
+        writer = _RowWriter(file, normalizer, smallest, window, model.n_vocab)
+        for part in parts([predictions]):
+            (logits,) = part.logits
+            normalizer.add(part, logits)
+            np.minimum(smallest[part.rows], logits.min(axis=1), out=smallest[part.rows])
+            at_once = len(logits[0]) == model.n_vocab
+            if at_once:
+                writer.write(part)
+        for part in [] if at_once else parts([predictions]):
+            writer.write(part)
     return normalizer.nll().reshape(chunks.targets.shape)
 
 
-def _encoded(logits: Logits, total: NDArray[np.float64], window: float) -> NDArray[np.uint16]:
-    out = np.empty((len(logits), row_places(logits.shape[1])), np.uint16)
+class _RowWriter:
+    """Writes parts of rows to their places in a file, once largest, smallest and sum of the rows are known."""
 
-    def work(rows: slice) -> None:
-        encode_log_probs(logits[rows], total[rows], np.float32(window), out[rows])
+    def __init__(
+        self, file: BinaryIO, normalizer: Normalizer, smallest: NDArray[np.float32], window: float, n_vocab: int
+    ):
+        self._file, self._start, self._row_bytes = file, file.tell(), 2 * row_places(n_vocab)
+        self._normalizer, self._smallest, self._window = normalizer, smallest, np.float32(window)
+        self._padding = n_vocab % 2
 
-    for_each_slab(work, len(out), ROWS_PER_THREAD)
-    return out
+    def write(self, part: Part) -> None:
+        (logits,), tokens = part.logits, part.tokens
+        largest = self._normalizer.highest[part.rows].astype(np.float32)
+        smallest, total = self._smallest[part.rows], self._normalizer.total[part.rows]
+        codes = np.empty((len(logits), HEADER + logits.shape[1] + self._padding), np.uint16)
+
+        def encode(rows: slice) -> None:
+            encode_log_probs(logits[rows], largest[rows], smallest[rows], total[rows], self._window, codes[rows])
+
+        for_each_slab(encode, len(codes), ROWS_PER_THREAD)
+        codes = codes.astype("<u2", copy=False)
+        for row, line in zip(range(part.rows.start, part.rows.stop), codes, strict=True):
+            position = self._start + row * self._row_bytes
+            self._write_at(position, line[:HEADER])
+            self._write_at(position + 2 * (HEADER + tokens.start), line[HEADER:])  # padding: the next part goes over it
+
+    def _write_at(self, position: int, places: NDArray[np.uint16]) -> None:
+        self._file.seek(position)
+        self._file.write(places.tobytes())

@@ -14,36 +14,33 @@ HEADER = 4  # 16-bit places before the codes
 
 
 @kernel
-def encode_log_probs(logits, total, window, rows):
-    """logits f32 [n_rows, n_vocab], total f64 [n_rows] (sum of e^(logit - largest)) -> rows u16 [n_rows, 4 + n_vocab].
+def encode_log_probs(logits, largest, smallest, total, window, rows):
+    """Rows of some tokens: f32 [n_rows, n_tokens] -> u16 [n_rows, at least 4 + n_tokens], the rest 0.
 
-    Logits further than `window` (f32) below the largest get the code 0, that of the lowest. n_vocab rounded up to even.
+    largest, smallest f32, total f64 (sum of e^(logit - largest)), all [n_rows]: of the whole vocabulary. Logits further
+    than `window` (f32) below the largest get the code 0, that of the lowest.
     """
     for row in range(logits.shape[0]):
         line, codes = logits[row], rows[row, HEADER:]
-        largest, smallest = line[0], line[0]
-        for token in range(line.shape[0]):
-            largest, smallest = max(largest, line[token]), min(smallest, line[token])
-        smallest = max(smallest, np.float32(largest - window))
-        span = np.float32(largest - smallest)
-        scale = np.float32(span / LARGEST_CODE)
+        lowest = max(smallest[row], np.float32(largest[row] - window))
+        scale = np.float32(np.float32(largest[row] - lowest) / LARGEST_CODE)
         header = rows[row, :HEADER].view(np.float32)
         header[0] = scale
-        header[1] = np.float32(np.float32(smallest - largest) - np.float32(np.log(total[row])))
+        header[1] = np.float32(np.float32(lowest - largest[row]) - np.float32(np.log(total[row])))
         codes[:] = 0
         if scale > ZERO:
             inverse = np.float32(ONE / scale)
             for token in range(line.shape[0]):
-                above = np.float32(line[token] - smallest)
+                above = np.float32(line[token] - lowest)
                 codes[token] = np.uint16(nearest_int(np.float32(inverse * above))) if above > ZERO else 0
 
 
 @kernel
-def decode_log_probs(rows, first_token, out):
-    """Log-probabilities of tokens from `first_token` on: u16 [n_rows, 4 + n_vocab] -> out f32 [n_rows, n_tokens]."""
+def decode_log_probs(rows, out):
+    """Log-probabilities of some tokens: u16 [n_rows, 4 + n_tokens] -> f32 [n_rows, n_tokens]."""
     for row in range(out.shape[0]):
         header = rows[row, :HEADER].view(np.float32)
         scale, smallest = header[0], header[1]
-        codes, line = rows[row, HEADER + first_token :], out[row]
+        codes, line = rows[row, HEADER:], out[row]
         for token in range(line.shape[0]):
             line[token] = np.float32(scale * np.float32(codes[token])) + smallest

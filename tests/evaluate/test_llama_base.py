@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from quanttool.errors import FileFormatError, UsageError
-from quanttool.evaluate import LlamaBaseFile, ModelPredictions, compare, split, windows, write_llama_base
+from quanttool.evaluate import LlamaBaseFile, ModelPredictions, compare, predictions, split, windows, write_llama_base
 from tests import naive_evaluate as naive
 from tests import naive_log_probs
 from tests.evaluate.fake import FakeModel, hidden_states
@@ -31,6 +31,19 @@ def test_bytes(written):
         -naive.log_softmax(row)[t] for row, t in zip(model.output_logits(hidden), chunks.targets.flat, strict=True)
     ]
     np.testing.assert_allclose(nll.ravel(), expected, rtol=1e-12)
+
+
+@pytest.mark.parametrize("width", [16, 50])
+def test_a_large_vocabulary_is_written_and_read_in_parts(written, tmp_path, monkeypatch, width):
+    path, model, hidden, chunks, nll = written
+    one_part = compare(LlamaBaseFile(path).predictions(3), [ModelPredictions(model, hidden)], chunks.targets)
+    monkeypatch.setattr(predictions, "TOKENS_MULTIPLE", 1)
+    monkeypatch.setattr(predictions, "WEIGHT_BYTES", width * 4 * model.n_embd)
+    again = write_llama_base(tmp_path / "parts.kld", model, hidden, chunks, 16.0)
+    assert (tmp_path / "parts.kld").read_bytes() == path.read_bytes()
+    np.testing.assert_allclose(again, nll, rtol=1e-12)
+    found = compare(LlamaBaseFile(path).predictions(3), [ModelPredictions(model, hidden)], chunks.targets)
+    np.testing.assert_allclose(found[0].kld, one_part[0].kld, atol=1e-12)
 
 
 def test_it_is_read_back(written):
