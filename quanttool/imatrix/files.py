@@ -132,7 +132,7 @@ def _gguf_entry(file: GGUFFile, name: str) -> Entry:
         raise FileFormatError(f"{file.path}: {name} has {sums.size} sums and {counts.size} counts; they do not divide")
     if not np.all((counts >= 0) & (counts < 2**62)):  # False for NaN too
         raise FileFormatError(f"{file.path}: {name} has an impossible count; make the file anew")
-    sums = sums.astype(np.float64).reshape(counts.size, -1)
+    sums = _as_float64(sums).reshape(counts.size, -1)
     entry = Entry(sums, np.floor(counts.astype(np.float64) + 0.5).astype(np.int64))  # rounded as lround does
     if name + SIGNED_SUFFIX in file.tensors:
         signed = _floats(file, name + SIGNED_SUFFIX)
@@ -240,7 +240,13 @@ def _load_dat(path: Path) -> Imatrix:
 
 def _dat_entry(data: "mmap.mmap | bytes", start: int, n_values: int, count: int) -> Entry:
     values = np.frombuffer(data, "<f4", n_values, start)
-    return Entry(values.astype(np.float64)[None, :], np.array([count], np.int64))
+    return Entry(_as_float64(values)[None, :], np.array([count], np.int64))
+
+
+def _as_float64(values: NDArray[np.float32]) -> NDArray[np.float64]:
+    """The values, of which some kinds of NaN would make numpy warn; `load` names them."""
+    with np.errstate(invalid="ignore"):
+        return values.astype(np.float64)
 
 
 def _save_dat(imatrix: Imatrix, path: str | os.PathLike) -> None:

@@ -2,6 +2,8 @@
 
 import hashlib
 
+import numpy as np
+
 from .. import __version__
 from ..container import GGUFFile, GGUFValueType, ShardedGGUF
 from ..container.fingerprint import fingerprint
@@ -22,15 +24,17 @@ def add_provenance(
 ) -> None:
     """Add the keys quanttool.* to the metadata of a plan; a copy keeps those of its source instead.
 
-    version, search; recipe: TYPE and the rules, a line each; source.sha256: of all tensors' names, types, shapes and
-    first bytes; imatrix.sha256: of its values; calibration: its text's
-    hash and settings; tensor_keys: what each tensor was made from, in file order.
+    version, search; mix_rules, if not our own; recipe: TYPE and the rules, a line each; source.sha256: of all tensors'
+    names, types, shapes and first bytes; imatrix.sha256: of its values; calibration: its text's hash and settings;
+    tensor_keys: what each tensor was made from, in file order.
     """
     if request.target.base is None:
         return
     recipe = "\n".join([request.target.name, *(rule.text for rule in request.rules)])
     texts = {"version": __version__, "search": search, "recipe": recipe}
     texts["source.sha256"] = fingerprint(source) if source.has_data else _UNKNOWN
+    if request.target.mix and request.target.rules != "quanttool":
+        texts["mix_rules"] = request.target.rules
     if imatrix:
         texts["imatrix.sha256"] = imatrix_sha256(imatrix)
     if plan.calibration:
@@ -47,9 +51,11 @@ def add_provenance(
 def imatrix_sha256(imatrix: Imatrix) -> str:
     """Of names, sums of squares and counts of all entries: the same for both file formats."""
     digest = hashlib.sha256()
-    for name, entry in sorted(imatrix.entries.items()):
+    for name in sorted(imatrix.entries):  # one at a time: they may be more than memory is for
+        entry = imatrix.entries[name]
         digest.update(name.encode(errors="surrogateescape"))
-        digest.update(entry.sums_of_squares.tobytes() + entry.counts.astype("<i8").tobytes())
+        digest.update(np.ascontiguousarray(entry.sums_of_squares))
+        digest.update(entry.counts.astype("<i8"))
     return digest.hexdigest()
 
 

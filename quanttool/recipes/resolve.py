@@ -29,11 +29,13 @@ class Target:
 
     base:  type of all tensors that nothing else speaks of; None copies every tensor
     mix:   None for a plain ggml type: every tensor gets it
+    rules: whose choices the mix makes
     """
 
     name: str
     base: GGMLType | None
     mix: Mix | None = None
+    rules: MixRules = "quanttool"
 
 
 def parse_target(text: str, mix_rules: MixRules = "quanttool") -> Target:
@@ -42,7 +44,7 @@ def parse_target(text: str, mix_rules: MixRules = "quanttool") -> Target:
     if name == "COPY":
         return Target("COPY", None)
     if mix := find_mix(name, mix_rules):
-        return Target(mix.name, mix.base, mix)
+        return Target(mix.name, mix.base, mix, mix_rules)
     if name in BY_NAME:
         return Target(name, weight_type(name))
     near = near_names(name, ("COPY",))

@@ -283,3 +283,13 @@ def test_a_dat_of_unsorted_names_counts_batches(tmp_path):
         assert data.in_rows(2048).chunk_count == (2 if batches else 8)
         assert data.in_rows(256).entries["blk.0.a.weight"].counts.tolist() == [8 * 256]
         assert data.in_rows(2048).importance("blk.0.a.weight") == 2
+
+
+def test_a_signalling_nan_is_an_error_and_no_warning(tmp_path, recwarn):
+    data = bytearray(dat_bytes([(b"blk.0.a.weight", 1, [1.0, 2.0])]))
+    at = data.index(struct.pack("<f", 2.0))
+    data[at : at + 4] = (0x7F800001).to_bytes(4, "little")
+    (tmp_path / "x.dat").write_bytes(data)
+    with pytest.raises(ImatrixError, match=r"blk\.0\.a\.weight: the sum of squares of channel 1 is nan"):
+        load(tmp_path / "x.dat")
+    assert not recwarn.list

@@ -13,6 +13,7 @@ from quanttool.imatrix import Entry, Imatrix, load, save
 from quanttool.imatrix.gaps import add_aliases, shrink_experts
 from quanttool.quantize.memory import BYTES_PER_VALUE, PROGRAM_BYTES, fitting, reading_ahead
 from quanttool.quantize.plan import make_plan
+from quanttool.quantize.provenance import imatrix_sha256
 from quanttool.quantize.run import run, slabs
 from quanttool.recipes.resolve import Request, parse_target
 
@@ -88,6 +89,7 @@ def test_an_imatrix_larger_than_memory_stays_in_its_file(tmp_path):
     for tensor in model:
         got = lazy.importance(tensor.name, 8192)
         np.testing.assert_array_equal(got, expected.importance(tensor.name.replace("gate", "up"), 8192))
+    assert imatrix_sha256(lazy) != imatrix_sha256(load(tmp_path / "large.gguf", in_memory=False))
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 8 << 20

@@ -102,6 +102,7 @@ def test_provenance_says_how_the_file_was_made(folder):
     quantize("--imatrix", "imatrix.gguf", "--tensor-type", "attn_v=q8_0", "model.gguf", "out.gguf", "IQ4_NL")
     made = GGUFFile("out.gguf").metadata
     assert made["quanttool.recipe"] == "IQ4_NL\nattn_v=q8_0" and made["quanttool.search"] == "reference"
+    assert "quanttool.mix_rules" not in made
     assert made["quanttool.version"] == "0.1.0" and len(made["quanttool.tensor_keys"]) == len(SHAPES)
     digest = hashlib.sha256()
     for name, tensor in GGUFFile("model.gguf").tensors.items():
@@ -109,6 +110,8 @@ def test_provenance_says_how_the_file_was_made(folder):
             f"{name} {tensor.type} {tensor.ne}".encode() + values(name, int(np.prod(tensor.ne))).tobytes()[:4096]
         )
     assert made["quanttool.source.sha256"] == digest.hexdigest()
+    quantize("--mix-rules", "llama.cpp", "model.gguf", "theirs.gguf", "IQ4_NL")
+    assert GGUFFile("theirs.gguf").metadata["quanttool.mix_rules"] == "llama.cpp"
     quantize("--no-provenance", "model.gguf", "plain.gguf", "IQ4_NL")
     assert not any(key.startswith("quanttool.") for key in GGUFFile("plain.gguf").metadata)
     quantize("--allow-requantize", "--no-provenance", "out.gguf", "again.gguf", "Q8_0")  # nothing stale
