@@ -12,6 +12,7 @@ from .texts import read_tokens
 
 if TYPE_CHECKING:
     from ..feedback.layers import Calibration, Settings
+    from ..feedback.matrices import HessianRounding
     from ..quantize.plan import Plan
 
 CONTEXT = 512  # tokens per chunk
@@ -24,6 +25,12 @@ options = [
         metavar="TEXT",
         help="Round the layers' weights with error feedback for what this text does to them; may be given several "
         "times. Takes the place of --imatrix for them.",
+    ),
+    click.option(
+        "--hessian",
+        "hessian_path",
+        metavar="FILE",
+        help="Round with error feedback by covariances from quanttool imatrix --hessian, without running the model.",
     ),
     click.option(
         "--calibrate-chunks",
@@ -64,11 +71,55 @@ class Calibrating:
         return Calibration(self.model, load_model(self.path), formats, self.tokens, self.settings)
 
 
-def prepare(path: str, files: Sequence[str], n_chunks: int | None, search: str) -> Calibrating:
-    """Read the text and open the model. Raises UsageError for a text that is too short."""
+@dataclass
+class ByHessian:
+    """The same with covariances from a file."""
+
+    model_path: str
+    path: str
+    search: str
+    weights: list[str]
+
+    def mark(self, plan: "Plan") -> None:
+        from ..container import GGUFFile
+        from ..container.fingerprint import fingerprint
+
+        plan.calibration = f"hessian {fingerprint(GGUFFile(self.path))}"
+
+    def calibration(self, plan: "Plan") -> "HessianRounding":
+        from ..container import open_gguf
+        from ..feedback.matrices import HessianRounding
+        from ..formats import block_format, dequantize_rows
+        from ..imatrix.hessian import HessianFile
+
+        source = open_gguf(self.model_path)
+
+        def weights(name: str) -> Any:
+            info = source.tensors[name]
+            return dequantize_rows(source.data(name), info.type.name, info.n_cols)
+
+        formats = {tensor.name: block_format(tensor.type) for tensor in plan.tensors if tensor.calibrated}
+        return HessianRounding(weights, HessianFile(self.path), formats, self.search)
+
+
+def prepare(
+    path: str, files: Sequence[str], n_chunks: int | None, hessian_path: str | None, search: str
+) -> "Calibrating | ByHessian | None":
+    """What weights are calibrated with, if anything; reads the text, opens the model or the file of covariances.
+
+    Raises UsageError for both at once, and for a text that is too short.
+    """
+    if hessian_path:
+        from ..imatrix.hessian import HessianFile
+
+        if files:
+            raise click.UsageError("--calibrate and --hessian exclude each other")
+        return ByHessian(path, hessian_path, search, HessianFile(hessian_path).weights)
+    if not files:
+        return None
     from ..errors import UsageError
     from ..evaluate import split
-    from ..feedback.layers import Settings, covered_weights
+    from ..feedback.layers import Settings
     from ..models import load_model
 
     tokens, bos_id = read_tokens(path, files)
@@ -76,7 +127,7 @@ def prepare(path: str, files: Sequence[str], n_chunks: int | None, search: str) 
     if len(chunks) < 2:
         raise UsageError(f"{files[0]}: has {len(chunks)} chunk of {CONTEXT} tokens, calibration needs at least two")
     model = load_model(path)
-    return Calibrating(model, path, chunks.tokens, covered_weights(model), Settings(search))
+    return Calibrating(model, path, chunks.tokens, model.weights(), Settings(search))
 
 
 def show_outcomes(calibration: "Calibration") -> None:

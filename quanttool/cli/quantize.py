@@ -127,6 +127,7 @@ def command(
     search: str,
     mix_rules: str,
     calibrate_files: tuple[str, ...],
+    hessian_path: str | None,
     calibrate_chunks: int | None,
     hide_imatrix: bool,
     pure: bool,
@@ -185,7 +186,7 @@ def command(
         output_type=weight_type(output_tensor_type) if output_tensor_type else None,
         token_embedding_type=weight_type(token_embedding_type) if token_embedding_type else None,
         rules=given_rules(tensor_types, tensor_type_file, recipe, pure),
-        imatrix=bool(imatrix_path or calibrate_files),
+        imatrix=bool(imatrix_path or calibrate_files or hessian_path),
         repacking=_repacking(repack, unpack, repack_patterns),
         allow_fallback=not no_fallback,
     )
@@ -196,9 +197,9 @@ def command(
         for written in (output, report_path):
             if written:
                 check_output(written, inputs)
-    if calibrate_files and pruned:
-        raise click.UsageError("--calibrate runs the model as it is; --prune-layers goes without")
-    calibrating = prepare(model, calibrate_files, calibrate_chunks, search) if calibrate_files else None
+    calibrating = prepare(model, calibrate_files, calibrate_chunks, hessian_path, search)
+    if calibrating and pruned:
+        raise click.UsageError("--calibrate and --hessian know the layers as they are; --prune-layers goes without")
     imatrix = None
     if imatrix_path:
         imatrix = _imatrix(imatrix_path, include_weights, exclude_weights, imatrix_rules, list(source.tensors.values()))
@@ -257,7 +258,7 @@ def command(
         print_json(plan_rows(plan))
     else:
         _print_types(plan)
-    if calibration and not as_json:
+    if calibrate_files and not as_json:
         show_outcomes(calibration)
     if report_path:
         write_report(report_path, plan, result, show=not as_json)

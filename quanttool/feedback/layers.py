@@ -5,7 +5,7 @@ for the inputs that the quantized model will really give it. In memory are the h
 and the covariances of one input.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import pairwise
@@ -18,14 +18,14 @@ from .. import blas
 from ..formats import BlockFormat, dequantize_rows, quantize_rows
 from ..formats.base import Search
 from ..formats.grid import has_grid
+from ..imatrix.hessian import add_whole
 from .covariance import F32, F64, Inputs
+from .matrices import Finished, round_matrices
 from .rounding import Feedback, damped
 from .target import corrections, excess_error, strengths
 
 HELD_OUT = 8  # one chunk of so many is not learned from: it decides
 ROWS_PER_BATCH = 2048  # rows that go through a step at a time
-
-Finished = Callable[[str], NDArray[np.uint8] | None]  # bytes of a tensor that an interrupted run has finished
 
 
 @dataclass(frozen=True)
@@ -61,11 +61,6 @@ class Outcome(NamedTuple):
     def kept_plain(self) -> bool:
         """Feedback would have made it worse."""
         return self.plain < self.error
-
-
-def covered_weights(model: Any) -> list[str]:
-    """Names of the weights that a calibration can quantize: those of layers that are one matrix."""
-    return [name for name in model.weights() if len(model.file.tensors[name].shape) == 2]
 
 
 class Reached(Exception):
@@ -120,12 +115,14 @@ class Calibration:
         for names in self._groups(step):
             done = {name: finished(name) for name in names}
             if any(data is None for data in done.values()):
-                learned, held_out = self._inputs(names[0], step, step_quantized)
-                rounder = _Rounder(learned, held_out, self.settings)
+                if self._n_matrices(names[0]) > 1:
+                    rounder = _MatrixRounder(*self._sums(names[0], step_quantized), self.settings)
+                else:
+                    rounder = _Rounder(*self._inputs(names[0], step, step_quantized), self.settings)
             for name in names:
                 if done[name] is None:
                     done[name], outcome = rounder.round(name, self.original.tensors.expand(name), self.formats[name])
-                    self.outcomes.append(outcome)
+                    self.outcomes += [outcome] if outcome else []
                 yield name, done[name]
 
     def _groups(self, step: Any) -> list[list[str]]:
@@ -133,7 +130,7 @@ class Calibration:
         seen: dict[int, tuple[F32, list[str]]] = {}  # keeps the inputs, so that no two have the same address
 
         def note(name: str, x: F32, expert: int | None = None) -> None:
-            if expert is None:
+            if all(name not in names for _, names in seen.values()):
                 seen.setdefault(x.__array_interface__["data"][0], (x, []))[1].append(name)
 
         with self.original.watched_by(note):
@@ -151,6 +148,28 @@ class Calibration:
             sums[part] = sums[part] or Inputs.empty(x.shape[1])
             sums[part].add(x, f)
         return sums[0], sums[1] or Inputs.empty(x.shape[1])
+
+    def _n_matrices(self, name: str) -> int:
+        ne = self.original.file.tensors[name].ne
+        return ne[2] if len(ne) > 2 else 1
+
+    def _sums(self, name: str, step_quantized: Any) -> tuple[F32, NDArray[np.float64]]:
+        """Of each expert's (or head's) own inputs in the quantized model: sums of x^T x, and numbers of rows.
+
+        All chunks are learned from: the router gives the same text to other experts, so nothing is paired or held out.
+        """
+        n_cols, n = self.original.file.tensors[name].n_cols, self._n_matrices(name)
+        seconds, counts = np.zeros((n, n_cols, n_cols), np.float32), np.zeros(n)
+
+        def add(seen: str, x: F32, expert: int | None = None) -> None:
+            if seen == name:
+                add_whole(x, seconds[expert])
+                counts[expert] += len(x)
+
+        with self.quantized.watched_by(add):
+            for batch in self._batches(step_quantized):
+                step_quantized.work(self.y[batch])
+        return seconds, counts
 
     def _advance(self, model: Any, step: Any, x: F32) -> None:
         with model.watched_by(None):
@@ -192,6 +211,17 @@ class _Rounder:
         ]
         outcome = Outcome(name, strength, *errors)
         return plain if outcome.kept_plain else data, outcome
+
+
+class _MatrixRounder:
+    """Rounds weights of several matrices that have the same inputs."""
+
+    def __init__(self, seconds: F32, counts: NDArray[np.float64], settings: Settings):
+        self.seconds, self.counts = seconds, counts
+        self.how = settings.search, settings.passes, settings.damping
+
+    def round(self, name: str, weights: F32, fmt: BlockFormat) -> tuple[NDArray[np.uint8], None]:
+        return round_matrices(weights, fmt, self.seconds, self.counts, *self.how), None
 
 
 def rows_into(model: Any, step: Any, x: F32, name: str) -> F32:

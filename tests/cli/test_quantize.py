@@ -264,3 +264,16 @@ def test_calibrate_rounds_the_layers_with_a_text_and_needs_no_imatrix(run, tiny_
 def test_calibrate_refuses_a_text_that_is_too_short(run, tiny_model, text, tmp_path):
     result = run("quantize", "--calibrate", text, tiny_model, tmp_path / "out.gguf", "Q4_0")
     assert result.code != 0 and "Traceback" not in result.err
+
+
+def test_hessian_rounds_by_covariances_from_a_file(run, tiny_model, text, tmp_path):
+    hessian, out, plain = tmp_path / "hessian.gguf", tmp_path / "out.gguf", tmp_path / "plain.gguf"
+    imatrix = tmp_path / "imatrix.gguf"
+    assert run("imatrix", "-m", tiny_model, "-f", text, "-c", 32, "--hessian", "full", "-o", imatrix).code == 0
+    hessian = next(path for path in tmp_path.glob("*") if "hessian" in path.name)
+    result = run("quantize", "--hessian", hessian, "--pure", tiny_model, out, "Q4_0")
+    assert result.code == 0, result.err
+    assert run("quantize", "--imatrix", imatrix, "--pure", tiny_model, plain, "Q4_0").code == 0
+    name = "blk.1.attn_q.weight"
+    assert not np.array_equal(GGUFFile(out).data(name), GGUFFile(plain).data(name))
+    assert run("quantize", "--hessian", hessian, "--calibrate", text, tiny_model, out, "Q4_0").code != 0

@@ -1,16 +1,18 @@
 """A whole small model, rounded with the help of a text."""
 
+import importlib.util
 from contextlib import ExitStack
 
 import numpy as np
 import pytest
 
-from quanttool.feedback.layers import Calibration, covered_weights
+from quanttool.feedback.layers import Calibration
 from quanttool.formats import block_format, quantize_rows
 from quanttool.imatrix.collect import Collector
 from quanttool.models import load_model
 from quanttool.parallel import use_threads
 from tests.models import tiny
+from tests.models.variants import all_variants
 
 
 @pytest.fixture(scope="module")
@@ -26,7 +28,7 @@ def texts(n_chunks: int, seed: int) -> np.ndarray:
 
 def calibrated(path, name: str = "Q4_0", finished=lambda name: None) -> dict:
     model = load_model(path)
-    formats = {weight: block_format(name) for weight in covered_weights(model)}
+    formats = {weight: block_format(name) for weight in model.weights()}
     calibration = Calibration(model, load_model(path), formats, texts(40, seed=1))
     return dict(calibration.tensors(finished))
 
@@ -42,17 +44,36 @@ def output_error(path, data: dict, name: str) -> float:
         return float(((model.hidden_states(tokens) - exact).astype(np.float64) ** 2).sum())
 
 
-@pytest.mark.parametrize("name", ["Q4_0", "IQ4_NL"])
-def test_the_error_of_the_output_is_well_below_that_with_importance_alone(path, name):
+def with_importance_alone(path, name: str) -> dict:
     model = load_model(path)
     collector = Collector(model.file.tensors, 64)
     model.hidden_states(texts(40, seed=1), collector)
-    imatrix = collector.imatrix([], 40)
-    plain = {
-        weight: quantize_rows(model.tensors.expand(weight), name, imatrix.importance(weight)[0])
-        for weight in covered_weights(model)
-    }
+    out = {}
+    for weight in model.weights():
+        importance = collector.entries[weight].importance()  # [n_matrices, n_cols]
+        matrices = np.split(model.tensors.expand(weight), len(importance))
+        parts = [quantize_rows(rows, name, columns) for rows, columns in zip(matrices, importance, strict=True)]
+        out[weight] = np.concatenate(parts)
+    return out
+
+
+@pytest.mark.parametrize("name", ["Q4_0", "IQ4_NL"])
+def test_the_error_of_the_output_is_well_below_that_with_importance_alone(path, name):
+    plain = with_importance_alone(path, name)
     assert output_error(path, calibrated(path, name), name) < 0.8 * output_error(path, plain, name)
+
+
+@pytest.mark.parametrize("variant", ["granitemoe", "deepseek2-gate-up", "gemma3-pattern"])
+def test_experts_heads_and_other_layers_take_part(variant, shared, tmp_path):
+    spec = importlib.util.spec_from_file_location("make_tiny_models", shared / "models" / "make_tiny_models.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    all_variants(module)[variant]().write(tmp_path / "model.gguf")
+    made = calibrated(tmp_path / "model.gguf", "Q4_1")
+    plain = with_importance_alone(tmp_path / "model.gguf", "Q4_1")
+    assert made.keys() == plain.keys()
+    assert all(not np.array_equal(made[name], plain[name]) for name in made if "exps" in name or "attn_k_b" in name)
+    assert output_error(tmp_path / "model.gguf", made, "Q4_1") < output_error(tmp_path / "model.gguf", plain, "Q4_1")
 
 
 def test_the_bytes_do_not_depend_on_threads(path):
