@@ -28,7 +28,7 @@ ALLOWED = {
     "models": GROUND | {"container", "formats", "kernels", "tokenizer"},
     "sensitivity": GROUND | {"container", "formats", "recipes", "imatrix", "models", "evaluate"},
     "optimize": GROUND | {"container", "recipes"},
-    "plots": set(),
+    "plots": {"ggml_types"},
     "feedback": GROUND | {"container", "formats", "kernels", "imatrix"},
     "evaluate": GROUND | {"container", "kernels", "tokenizer"},
     "cli": None,  # wires everything

@@ -15,6 +15,7 @@ COMMANDS = {
     "perplexity": "perplexity",
     "sensitivity": "sensitivity",
     "recipe": "recipe",
+    "cook": "cook",
 }
 
 INTERRUPTED = 130  # what shells report for a program stopped by Ctrl-C

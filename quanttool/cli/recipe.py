@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 import click
 
 from .console import json_option, note, print_json, print_table
+from .recipe_compare import command as compare
 from .recipe_optimize import command as optimize
 from .recipes import DIALECTS, dialect_option
 
@@ -33,6 +34,7 @@ def command() -> None:
 
 
 command.add_command(optimize, "optimize")
+command.add_command(compare, "compare")
 
 
 @command.command()

@@ -19,8 +19,7 @@ from ..errors import RecipeError, UsageError
 
 SECONDS = 3.0  # that the search may take; after that the best solution so far, with its bound
 SCALE = 1e4  # of the relaxation's optimum: HiGHS stops at an absolute gap of 1e-6, which then is 1e-10 of the cost
-FIRST_GAP = 1e-5  # relative gap that the first core is made for
-WIDER = 10  # times, if there was no solution in it
+CORE = 1.6  # options per item that a first search is made among, for a better solution to leave options out by
 TIGHTENINGS = 5  # attempts to get below limits that HiGHS, which works with tolerances, has passed by a little
 
 
@@ -147,28 +146,57 @@ class _Table:
         least = self._least(priced)
         excess = priced - least[self.owner]  # what choosing an option adds to the bound at least
         bound = float(least.sum() - prices @ limits)
-        threshold = FIRST_GAP * max(abs(bound), self._unit() * 1e-9)
-        found: tuple[NDArray[np.int64], float] | None = None
-        while True:
-            core = np.flatnonzero(excess <= threshold)
-            seconds = max(0.5, deadline - time.monotonic())
-            result = self._highs(core, limits, max(bound, threshold), seconds)
-            if result is not None:
-                found = result
-                gap = float(self.costs[found[0]].sum()) - bound
-                if gap <= threshold or len(core) == len(self.costs):  # no option outside the core can be better
-                    return found
-            if time.monotonic() > deadline and found is not None:
-                return found[0], bound
-            if result is None and len(core) == len(self.costs):
+        known = self._greedy(priced, limits)
+        threshold = np.inf if known is None else float(self.costs[known].sum()) - bound
+        if known is not None and threshold <= 0:
+            return known, bound
+        core = np.flatnonzero(excess <= threshold * (1 + 1e-9))  # no other option can be part of a better choice
+        n_nearest = int(CORE * (self.owner[-1] + 1)) + 100
+        if known is not None and len(core) > n_nearest:
+            nearest = np.union1d(np.argsort(excess, kind="stable")[:n_nearest], known)
+            if better := self._highs(nearest, limits, max(abs(bound), threshold), (deadline - time.monotonic()) / 2):
+                known = min(known, better[0], key=lambda rows: self.costs[rows].sum())
+                threshold = float(self.costs[known].sum()) - bound
+                core = np.flatnonzero(excess <= threshold * (1 + 1e-9))
+        found = self._highs(core, limits, max(abs(bound), min(threshold, self._unit())), deadline - time.monotonic())
+        if found is None:
+            if known is None:
                 raise RecipeError("no choice fits into all limits at once")
-            threshold = gap if result is not None else threshold * WIDER
+            return known, bound
+        if known is not None and self.costs[known].sum() < self.costs[found[0]].sum():
+            return known, found[1]
+        return found
+
+    def _greedy(self, priced: NDArray[np.float64], limits: NDArray[np.float64]) -> NDArray[np.int64] | None:
+        """Rows of a good choice that fits: the cheapest at the prices, made to fit, then filled up. None if stuck."""
+        starts = np.flatnonzero(np.diff(self.owner, prepend=-1))
+        size = (self.uses / limits).sum(axis=1)
+        order = np.lexsort((size, priced, self.owner))
+        chosen = order[starts]  # the first of each item
+        used = self.uses[chosen].sum(axis=0)
+        for _ in range(len(self.costs)):
+            now = chosen[self.owner]
+            use, cost = self.uses - self.uses[now], self.costs - self.costs[now]
+            over = used > limits
+            if over.any():
+                relief = -(use / limits)[:, over].sum(axis=1)
+                rate = np.where(relief > 0, cost / np.where(relief > 0, relief, 1), np.inf)
+            else:
+                rate = np.where((used + use <= limits).all(axis=1) & (cost < 0), cost, np.inf)
+            best = int(rate.argmin())
+            if rate[best] == np.inf:
+                return None if over.any() else chosen
+            used = used + use[best]
+            chosen[self.owner[best]] = best
+        return None
 
     def _highs(
         self, rows: NDArray[np.int64], limits: NDArray[np.float64], unit: float, seconds: float
     ) -> tuple[NDArray[np.int64], float] | None:
         optimize = _scipy_optimize()
         unit = unit / SCALE
+        if seconds <= 0:
+            return None
         with _silent_stdout():
             result = optimize.milp(
                 self.costs[rows] / unit,

@@ -76,7 +76,8 @@ def smallest_divergence(
         found = file_bytes(allocation)
         if found <= budget.file_bytes:
             return allocation
-        header += found - budget.file_bytes + (found - round(allocation.ranges[0].used) if not header else 0)
+        excess = found - budget.file_bytes if header else 0
+        header = max(header + excess, found - round(allocation.ranges[0].used))
     raise RecipeError(f"no recipe makes a file of {budget.file_bytes:,} bytes; give a little more room")
 
 

@@ -9,25 +9,22 @@ models run side by side (`models.side_by_side`), a group at a time. A handful of
 import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from math import ceil
 
 import numpy as np
-from numpy.typing import NDArray
 
 from ..container import TensorInfo
 from ..errors import RecipeError, UsageError
-from ..evaluate import Chunks, ModelPredictions, compare
-from ..evaluate.statistics import mean
+from ..evaluate import Chunks, Divergence
 from ..ggml_types import GGMLType, ggml_type
 from ..imatrix.hessian import HessianFile
 from ..models.model import Model
-from ..models.side_by_side import EMBEDDINGS, Types, first_layer, side_by_side
+from ..models.side_by_side import EMBEDDINGS, Types, first_layer
 from ..recipes.limits import fallback, reason_to_keep
+from .recipes import divergences
 from .table import Interaction, Sensitivity
 from .weights import Weights, errors
 
 GROUP = 32  # variants that run at a time
-COMPARED = 8  # variants whose logits exist at a time
 NEIGHBOURS = 0.2  # a check recipe mixes types whose bits per weight are within this share of its own
 SEED = 20  # of the check recipes
 LEAST = 1e-9  # nats: below this a divergence is rounding of the forward pass
@@ -113,11 +110,6 @@ class Measurement:
         """The divergences of the check recipes."""
         self._measure({_check_name(i): types for i, types in enumerate(self.check_recipes())}, progress)
 
-    def measure_recipes(self, recipes: Mapping[str, Types], progress: Progress | None = None) -> dict[str, float]:
-        """Mean KL divergence of any other recipes on the same text: name -> nats."""
-        self._measure(recipes, progress)
-        return {name: self.state.divergences[name][0] for name in recipes}
-
     def check_recipes(self) -> list[dict[str, str]]:
         """Recipes of random types near a number of bits per weight each, spread over those of the palette."""
         draw = random.Random(SEED)
@@ -187,27 +179,13 @@ class Measurement:
                 if progress is not None:
                     progress(1000 * i + 1000 * done // total, 1000 * len(groups))
 
-            found = self._divergences([variants[name] for name in group], step)
-            self.state.divergences |= dict(zip(group, found, strict=True))
+            types = [variants[name] for name in group]
+            for name, found in zip(group, self._divergences(types, step), strict=True):
+                self.state.divergences[name] = max(found.mean_kld.value, 0.0), found.mean_kld.uncertainty
             self._save(self.state)
 
-    def _divergences(self, variants: Sequence[Types], progress: Progress) -> list[tuple[float, float]]:
-        model, chunks = self.model, self.chunks
-        hidden = side_by_side(model, chunks.tokens, variants, self.weights.quantized, progress, self.memory)
-        found: dict[int, tuple[float, float]] = {}
-        by_output: dict[str, list[int]] = {}
-        for i, types in enumerate(variants):
-            by_output.setdefault(types.get(model.output.name, ""), []).append(i)
-        for output_type, members in by_output.items():
-            for start in range(0, len(members), COMPARED):
-                some = members[start : start + COMPARED]
-                expanded = _Expanded(model, len(some), output_type, self.weights)
-                base = ModelPredictions(model, chunks.scored(hidden[0]))
-                others = [ModelPredictions(expanded, chunks.scored(hidden[1 + i])) for i in some]
-                for i, divergence in zip(some, compare(base, others, chunks.targets), strict=True):
-                    estimate = mean(divergence.kld.mean(axis=1)) if len(chunks) > 10 else divergence.mean_kld
-                    found[i] = (max(float(divergence.mean_kld.value), 0.0), float(estimate.uncertainty))
-        return [found[i] for i in range(len(variants))]
+    def _divergences(self, variants: Sequence[Types], progress: Progress) -> list[Divergence]:
+        return divergences(self.model, self.chunks, variants, self.weights, progress, self.memory)
 
     def _probe(self, info: TensorInfo) -> str:
         return fallback(info, self.settings.probe).name
@@ -223,23 +201,6 @@ class Measurement:
             if name in ("F16", "BF16", "F32") or self.weights.can_quantize(info.name, name):
                 found[name] = None
         return list(found)
-
-
-class _Expanded:
-    """The output matrix of several variants, each part of it expanded once; in another type if one is given."""
-
-    def __init__(self, model: Model, sharers: int, output_type: str, weights: Weights):
-        self._model, self._last = model, None
-        self.n_vocab, self.n_embd = model.n_vocab, ceil(model.n_embd / sharers)
-        name = model.output.name
-        self._replaced = {name: (weights.quantized(name, output_type), output_type)} if output_type else {}
-
-    def output_part(self, tokens: slice) -> Callable[[NDArray[np.float32]], NDArray[np.float32]]:
-        if self._last is None or self._last[0] != tokens:
-            self._last = None  # before the next part is expanded
-            with self._model.tensors.replaced_by(self._replaced):
-                self._last = tokens, self._model.output_part(tokens)
-        return self._last[1]
 
 
 def fit(sums: Sequence[float], measured: Sequence[float]) -> Interaction:

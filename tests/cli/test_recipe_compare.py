@@ -1,0 +1,44 @@
+"""quanttool recipe compare."""
+
+import json
+
+import pytest
+
+from quanttool.sensitivity.table import Sensitivity, save_sensitivity
+from tests.optimize.test_allocation import costs_of
+from tests.quantize.small_model import write_model
+
+
+def test_sizes_types_and_differences(run, tmp_path):
+    from quanttool.container import GGUFFile
+
+    model = write_model(tmp_path / "small.gguf")
+    tensors = list(GGUFFile(model).tensors.values())
+    save_sensitivity(Sensitivity(costs_of(tensors)), tmp_path / "s.json")
+    arguments = ("recipe", "compare", "Q8_0", "attn_q=Q6_K", "--model", model, "--sensitivity", tmp_path / "s.json")
+    data = json.loads(run(*arguments, "--json").out)
+    (difference,) = data["differences"]
+    assert (difference["tensors"], difference["layers"]) == ("attn_q", "0")
+    assert (difference["a"], difference["b"]) == ("Q8_0", "Q6_K")
+    assert difference["bytes"] == 512 * (2 * 210 - 16 * 34)  # 512 rows of 512 weights
+    costs = costs_of(tensors)["blk.0.attn_q.weight"]
+    assert difference["predicted"] == pytest.approx(costs["Q6_K"] - costs["Q8_0"])
+    a, b = data["recipes"]
+    assert b["predicted_kld"] - a["predicted_kld"] == pytest.approx(difference["predicted"])
+    shown = run(*arguments)
+    assert "Where they differ" in shown.out and "predicted KLD" in shown.out
+
+
+def test_measured_side_by_side(run, tiny_model, text, tmp_path):
+    outcome = run("recipe", "compare", "Q8_0", "Q4_0", "--model", tiny_model, "-f", text, "-c", "16", "--json")
+    a, b = json.loads(outcome.out)["recipes"]
+    assert 0 < a["mean_kld"] < b["mean_kld"]
+    out = tmp_path / "q.gguf"
+    assert run("quantize", tiny_model, out, "Q4_0").code == 0
+    alone = run("perplexity", "-m", out, "--base-model", tiny_model, "-f", text, "-c", "16", "--json")
+    assert json.loads(alone.out)["models"][0]["mean_kld"]["value"] == pytest.approx(b["mean_kld"], rel=1e-9)
+
+
+def test_a_recipe_that_is_none(run, tiny_model):
+    outcome = run("recipe", "compare", "Q8_0", "nonsense", "--model", tiny_model)
+    assert outcome.code == 2 and "nonsense" in outcome.err
