@@ -63,7 +63,6 @@ class CodebookFormat(BlockFormat):
     values: ClassVar[tuple[int, ...]]
     shifts: ClassVar[tuple[float, ...]] = (0,)
     has_best = True
-    auto = "reference"
     best_rules: ClassVar[BestRules]
 
     def quantize(self, rows, importance, search, out):
