@@ -20,6 +20,7 @@ from .console import (
     warn,
 )
 from .documents import joined, pack_option, pieces, read_documents, shares
+from .imatrix_plots import write_plots
 from .imatrix_run import Run, provenance
 from .texts import text_options
 
@@ -72,6 +73,11 @@ if TYPE_CHECKING:
     "--layer-similarity", is_flag=True,
     help="Print how alike hidden states are before and after each layer, and what each expert adds.",
 )  # fmt: skip
+@click.option(
+    "--plots",
+    metavar="FOLDER",
+    help="Draw importance by layer, use of experts, and similarity of layers there, as SVG.",
+)
 @precision_option("auto")
 @device_option
 @memory_option
@@ -79,8 +85,8 @@ if TYPE_CHECKING:
 @json_option
 def command(
     model_path, files, n_ctx, n_chunks, parse_special, pack, output, from_chunk, process_output, no_ppl, in_files,
-    show_statistics, output_format, checkpoint_every, keep_every, hessian, all_experts, layer_similarity, precision,
-    device, memory, threads, as_json,
+    show_statistics, output_format, checkpoint_every, keep_every, hessian, all_experts, layer_similarity, plots,
+    precision,     device, memory, threads, as_json,
 ):  # fmt: skip
     """Measure the importance of a model's weights on a text, for `quanttool quantize --imatrix`.
 
@@ -96,7 +102,7 @@ def command(
     from ..parallel import use_threads
 
     use_threads(threads)
-    _check_request(model_path, files, in_files, output, show_statistics)
+    _check_request(model_path, files, in_files, output, show_statistics, plots)
     side_file = None if hessian == "diag" else f"{output}.hessian"
     extras = {"--hessian": side_file, "--layer-similarity": layer_similarity, "--all-experts": all_experts}
     for option in [option for option, wanted in extras.items() if wanted]:
@@ -117,6 +123,7 @@ def command(
 
     earlier = [load(path).in_rows(n_ctx) for path in in_files]
     summary: dict[str, Any] = {}
+    similarity = None
     if files:
         from ..evaluate import split
         from ..imatrix.hessian import HessianWriter
@@ -144,6 +151,8 @@ def command(
             model.show_all_experts()
         weights = model.weights() + [model.output.name] * process_output
         covariance = HessianWriter(side_file, hessian, weights, model.file.tensors, known) if side_file else None
+        if layer_similarity:
+            similarity = Similarity(model.config.integer("expert_count", 0))
         run = Run(
             model,
             chunks,
@@ -158,15 +167,15 @@ def command(
             keep_every=keep_every or 0,
             keep_copy=lambda imatrix, done: save(merged(imatrix), f"{output}.at_{done}", output_format),
             hessian=covariance,
-            similarity=Similarity(model.config.integer("expert_count", 0)) if layer_similarity else None,
+            similarity=similarity,
         )
         with covariance or nullcontext():
             imatrix, perplexity = (run.collect_pieces(cut, n_ctx), None) if alone else run.collect()
         if covariance is not None:
             note(f"{side_file}: {len(weights)} weights, {covariance.n_bytes / 1e9:.2f} GB")
             summary["hessian"] = side_file
-        if run.similarity is not None:
-            summary |= _similarity(run.similarity, as_json)
+        if similarity is not None:
+            summary |= _similarity(similarity, as_json)
         result = merged(imatrix)
         summary["n_chunks"] = len(cut)
         if perplexity is not None:
@@ -178,6 +187,8 @@ def command(
         save(result, output, output_format)
         Path(f"{output}.checkpoint").unlink(missing_ok=True)
         note(f"{output}: {len(result.entries)} weights, {result.chunk_count} chunks of {result.chunk_size} tokens")
+    if plots:
+        write_plots(plots, result, similarity)
     summary = {"output": output, **_described(result), **summary}
     if show_statistics:
         summary |= _statistics(result, as_json)
@@ -185,14 +196,14 @@ def command(
         print_json(summary)
 
 
-def _check_request(model_path, files, in_files, output, show_statistics) -> None:
+def _check_request(model_path, files, in_files, output, show_statistics, plots) -> None:
     if not files and not in_files:
         raise UsageError("nothing to do; give a text with -f FILE and a model with -m MODEL, or an --in-file")
     if files and not model_path:
         raise UsageError("a text needs a model to run; give one with -m MODEL")
     if model_path and not files:
         raise UsageError("no text to run; give one with -f FILE")
-    if not output and not (show_statistics and not files):
+    if not output and not ((show_statistics or plots) and not files):
         raise UsageError("no file to write; give one with -o OUT")
 
 

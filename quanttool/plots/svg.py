@@ -134,3 +134,38 @@ def _svg(body: str, width: float, height: float) -> str:
         f'height="{height:g}" font-family="sans-serif" fill="#1f2328"><rect width="100%" height="100%" fill="#fff"/>'
         f"{body}</svg>\n"
     )
+
+
+def heat_map(
+    rows: Sequence[str],
+    columns: Sequence[str],
+    cells: Mapping[tuple[str, str], tuple[float, str]],
+    label: str,
+    cell_width: int = 8,
+    legends: bool = False,
+) -> str:
+    """Small coloured cells: (row, column) -> (0 to 1, what a pointer shows); absent cells stay white.
+
+    legends: write the columns' names above them, upright; else only the first and last number
+    """
+    height, left = 12, 40
+    top = 30 + (7 * max(map(len, columns), default=0) if legends else 20)
+    body = [f'<text x="{left}" y="18" font-size="12">{escape(label)}</text>']
+    for j, column in enumerate(columns):
+        x = left + (j + 0.5) * cell_width
+        if legends:
+            turned = f'transform="translate({x + 4:.1f} {top - 5}) rotate(-90)"'
+            body.append(f'<text {turned} font-size="11">{escape(column)}</text>')
+        elif j in (0, len(columns) - 1):
+            body.append(f'<text x="{x}" y="{top - 5}" font-size="10" text-anchor="middle">{escape(column)}</text>')
+    for i, row in enumerate(rows):
+        y = top + i * height
+        body.append(f'<text x="{left - 5}" y="{y + 10}" font-size="10" text-anchor="end">{escape(row)}</text>')
+        for j, column in enumerate(columns):
+            if (row, column) in cells:
+                shade, text = cells[row, column]
+                body.append(
+                    f'<rect x="{left + j * cell_width}" y="{y}" width="{cell_width - 1}" height="{height - 1}" '
+                    f'fill="{_shade(shade)}"><title>{escape(f"{row}, {column}: {text}")}</title></rect>'
+                )
+    return _svg("".join(body), max(300, left + len(columns) * cell_width + 20), top + len(rows) * height + 20)

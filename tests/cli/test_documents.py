@@ -84,3 +84,15 @@ def test_wrong_requests(run, model_path, tiny_model, conversations, tmp_path):
     assert result.code == 1 and "has no chat template" in result.err
     result = run("imatrix", "-m", model_path, "-f", conversations, *out, "--pack", "document", "--save-frequency", 2)
     assert result.code == 2 and "--pack document is one pass" in result.err
+
+
+def test_figures(run, tiny_model, text, tmp_path):
+    out, folder = tmp_path / "x.gguf", tmp_path / "figures"
+    options = ("imatrix", "-m", tiny_model, "-f", text, "-o", out, "-c", 32, "--no-ppl", "--layer-similarity")
+    assert run(*options, "--plots", folder).code == 0
+    assert sorted(path.name for path in folder.iterdir()) == ["importance.svg", "similarity.svg"]
+    assert (folder / "importance.svg").read_text().count("<title>") == 14  # seven weights in each of two layers
+    assert run("imatrix", "--in-file", out, "--plots", folder / "again").code == 0
+    assert (folder / "again" / "importance.svg").read_bytes() == (folder / "importance.svg").read_bytes()
+    result = run("imatrix", "--in-file", out, "--plots", out)
+    assert result.code == 2 and "is a file" in result.err
