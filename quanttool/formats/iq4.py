@@ -5,7 +5,7 @@ import numpy as np
 from ..kernels import iq4
 from . import iqk_tables as table
 from .base import NO_IMPORTANCE
-from .best_tables import THOROUGH, BestTabulated, Trials, geometric
+from .best_tables import BestTabulated, Trials, geometric
 from .layout import Layout, bits, join
 
 j = np.arange(256)  # values of a block
@@ -48,7 +48,6 @@ class IQ4_XS(Iq4):
         code=bits(4, 8 + 16 * (j // 32) + j % 16, 4 * (j // 16 % 2)),
     )
     levels = table.integers(-32, 32)
-    best_trials = THOROUGH
 
     def quantize_reference(self, rows, importance, out):
         blocks = rows.reshape(-1, 256)

@@ -8,7 +8,7 @@ from ..kernels.lanes import LANES
 from ..kernels.scales import symmetric_scales
 from ..kernels.tabulated import best_levels
 from ..kernels.tiles import as_tiles
-from .best_tables import THOROUGH, BestTabulated
+from .best_tables import USUAL, BestTabulated
 from .tabulated import F32, as_sub_tile, of_subs, sub_tiles, tiles_of
 
 
@@ -24,7 +24,7 @@ class TwoBit(BestTabulated):
     sigma = 1.5
     plain_sigma = 0.25
     d_factor = 1.03
-    best_trials = THOROUGH
+    best_trials = USUAL._replace(around=1)
     limits: ClassVar[tuple[float, ...]] = (1.0,)
 
     def find_levels(self, x, weights):
