@@ -108,22 +108,27 @@ class Calibration:
                         made[name] = data, self.formats[name].name
                         block.reload(name)
                         yield name, data
-                    self._advance(self.original, step, self.x)
-                    self._advance(self.quantized, step_quantized, self.y)
 
     def _step(self, step: Any, step_quantized: Any, finished: Finished) -> Iterator[tuple[str, NDArray[np.uint8]]]:
-        for names in self._groups(step):
+        """Quantize the step's weights, then take both hidden states through it."""
+        groups = self._groups(step)
+        advanced = False
+        for names in groups:
             done = {name: finished(name) for name in names}
             if any(data is None for data in done.values()):
                 if self._n_matrices(names[0]) > 1:
                     rounder = _MatrixRounder(*self._sums(names[0], step_quantized), self.settings)
                 else:
-                    rounder = _Rounder(*self._inputs(names[0], step, step_quantized), self.settings)
+                    advanced = names is groups[-1]
+                    rounder = _Rounder(*self._inputs(names[0], step, step_quantized, advanced), self.settings)
             for name in names:
                 if done[name] is None:
                     done[name], outcome = rounder.round(name, self.original.tensors.expand(name), self.formats[name])
                     self.outcomes += [outcome] if outcome else []
                 yield name, done[name]
+        if not advanced:
+            self._advance(self.original, step, self.x)
+        self._advance(self.quantized, step_quantized, self.y)
 
     def _groups(self, step: Any) -> list[list[str]]:
         """Names of the step's weights that are to be quantized, by their input, in the order of their use."""
@@ -138,12 +143,17 @@ class Calibration:
         groups = [[name for name in names if name in self.formats] for _, names in seen.values()]
         return [names for names in groups if names]
 
-    def _inputs(self, name: str, step: Any, step_quantized: Any) -> tuple[Inputs, Inputs]:
-        """Covariances of a weight's inputs: of the chunks that are learned from, and of those held out."""
+    def _inputs(self, name: str, step: Any, step_quantized: Any, advance: bool) -> tuple[Inputs, Inputs]:
+        """Covariances of a weight's inputs: of the chunks that are learned from, and of those held out.
+
+        advance: on the way, take the original's hidden states through the step
+        """
         sums: list[Inputs | None] = [None, None]
         for batch in self._batches(step):
-            x = rows_into(self.quantized, step_quantized, self.y[batch], name)
-            f = rows_into(self.original, step, self.x[batch], name)
+            x, _ = rows_into(self.quantized, step_quantized, self.y[batch], name)
+            f, out = rows_into(self.original, step, self.x[batch], name, to_the_end=advance)
+            if advance:
+                self.x[batch] = out
             part = int(batch.start >= self.n_learned)
             sums[part] = sums[part] or Inputs.empty(x.shape[1])
             sums[part].add(x, f)
@@ -224,16 +234,20 @@ class _MatrixRounder:
         return round_matrices(weights, fmt, self.seconds, self.counts, *self.how), None
 
 
-def rows_into(model: Any, step: Any, x: F32, name: str) -> F32:
-    """The input rows f32 [n_rows, n_cols] of a weight when a batch of hidden states goes through a step."""
-    rows = None
+def rows_into(model: Any, step: Any, x: F32, name: str, to_the_end: bool = False) -> tuple[F32, F32 | None]:
+    """The input rows f32 [n_rows, n_cols] of a weight when a batch of hidden states goes through a step.
+
+    to_the_end: go on after that, and also return what comes out; else the step stops there
+    """
+    rows = out = None
 
     def watch(seen: str, x: F32, expert: int | None = None) -> None:
         nonlocal rows
-        if seen == name:
+        if seen == name and rows is None:
             rows = x
-            raise Reached
+            if not to_the_end:
+                raise Reached
 
     with model.watched_by(watch), suppress(Reached):
-        step.work(x)
-    return rows
+        out = step.work(x)
+    return rows, out
