@@ -55,7 +55,8 @@ def best_ratio(name: str, expected: Arrays, rows: np.ndarray, importance: np.nda
     """Weighted error of search="best" over that of the program that owns the type."""
     best = quantize_rows(rows, name, importance, "best")
     weights = importance.astype(np.float64)
-    return ratio(*(error(name, data, rows, weights) for data in (best, expected["weighted"])))
+    theirs = expected.get("weighted", expected.get("plain"))  # where importance is ignored there is "plain" alone
+    return ratio(*(error(name, data, rows, weights) for data in (best, theirs)))
 
 
 def line(name: str, inputs: Arrays) -> str:
@@ -74,7 +75,7 @@ def line(name: str, inputs: Arrays) -> str:
     for key, weights in (("plain", np.ones(rows.shape[1])), ("weighted", importance.astype(np.float64))):
         errors = [error(name, bytes_, rows, weights) for bytes_ in (made.get(key), expected.get(key)) if key in made]
         cells.append(ratio(*errors) if errors else "–")
-    cells.append(best_ratio(name, expected, rows, importance) if fmt.has_best and "weighted" in expected else "–")
+    cells.append(best_ratio(name, expected, rows, importance) if fmt.has_best and expected else "–")
     return "| " + " | ".join(cells) + " |"
 
 
