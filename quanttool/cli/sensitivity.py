@@ -106,7 +106,7 @@ def spread_chunks(path: str, files: tuple[str, ...], n_ctx: int, wanted: int, pa
     tokens, bos_id = read_tokens(path, files, parse_special)
     every = split(tokens, n_ctx, bos_id=bos_id)
     places = np.unique(np.linspace(0, len(every) - 1, min(wanted, len(every))).round().astype(int))
-    return Chunks(every.tokens[places], every.targets[places])
+    return Chunks(every.tokens[places], every.targets[places], every.text[places])
 
 
 def prepare(
