@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from quanttool.errors import ModelError, UsageError
-from quanttool.models import KVCache, attention, layers, load_model, mla
+from quanttool.models import KVCache, load_model
 from tests.models import tiny, variants
 
 ROWS = np.random.default_rng(3).standard_normal((2, 5, 3, 128)).astype(np.float32)  # [n_seq, n_ctx, n_head, head_size]
@@ -48,40 +48,38 @@ def test_float_caches_are_not_rotated():
     np.testing.assert_array_equal(KVCache("F16", "F16").keys(ROWS), ROWS.astype(np.float16).astype(np.float32))
 
 
-def seen_by_attention(model, monkeypatch):
+def seen_by_attention(model):
     """Keys and values of the first layer, as attention is given them."""
-    seen = []
+    seen, layer = [], model.layers[0].attn
+    attend = layer.attend
 
-    def attend(q, k, v, *args, **kwargs):
+    def watching(q, k, v, *args, **kwargs):
         seen.append((k.copy(), v.copy()))
-        return attention.attend(q, k, v, *args, **kwargs)
+        return attend(q, k, v, *args, **kwargs)
 
-    for module in (layers, mla):
-        monkeypatch.setattr(module, "attend", attend)
+    layer.attend = watching
     model.hidden_states(np.arange(12, dtype=np.int32)[None])
     return seen[0]
 
 
-def test_attention_is_given_what_the_cache_holds(tmp_path, monkeypatch):
+def test_attention_is_given_what_the_cache_holds(tmp_path):
     path = tiny.write(tmp_path / "llama.gguf", *tiny.llama())
-    k, v = seen_by_attention(load_model(path), monkeypatch)
+    k, v = seen_by_attention(load_model(path))
     cache = KVCache("Q8_0", "Q4_0")
-    stored_k, stored_v = seen_by_attention(load_model(path, cache=cache), monkeypatch)
+    stored_k, stored_v = seen_by_attention(load_model(path, cache=cache))
     np.testing.assert_array_equal(stored_k, cache.keys(k))
     np.testing.assert_array_equal(stored_v, cache.values(v))
 
 
-def test_latent_attention_stores_one_row_for_keys_and_values(shared, tmp_path, monkeypatch):
+def test_latent_attention_stores_one_row_for_keys_and_values(shared, tmp_path):
     import importlib.util
 
     spec = importlib.util.spec_from_file_location("tiny_models", shared / "models" / "make_tiny_models.py")
     makers = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(makers)
     variants.all_variants(makers)["deepseek2-yarn"]().write(tmp_path / "model.gguf")
-    k, _ = seen_by_attention(load_model(tmp_path / "model.gguf"), monkeypatch)
-    stored_k, stored_v = seen_by_attention(
-        load_model(tmp_path / "model.gguf", cache=KVCache("F16", "F16")), monkeypatch
-    )
+    k, _ = seen_by_attention(load_model(tmp_path / "model.gguf"))
+    stored_k, stored_v = seen_by_attention(load_model(tmp_path / "model.gguf", cache=KVCache("F16", "F16")))
     np.testing.assert_array_equal(stored_k, k.astype(np.float16).astype(np.float32))
     np.testing.assert_array_equal(stored_v, stored_k[..., : stored_v.shape[-1]])
     with pytest.raises(UsageError, match="one cache in this model"):
