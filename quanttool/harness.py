@@ -5,6 +5,7 @@
 takes the options of `lm_eval`; importing this module registers the model "quanttool".
 """
 
+import sys
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -121,4 +122,8 @@ def _summed(found: Likelihoods) -> tuple[float, bool]:
 if __name__ == "__main__":
     from lm_eval.__main__ import cli_evaluate
 
-    cli_evaluate()
+    try:
+        cli_evaluate()
+    except QuanttoolError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)
