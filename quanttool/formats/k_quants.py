@@ -35,6 +35,11 @@ class KQuant(BlockFormat):
 
     pack: ClassVar[Callable]
     unpack: ClassVar[Callable]
+    # search="best" (kernels/joint.py): integers tried to each side in the first round, rounds, and what super-blocks'
+    # scales are multiplied with at each start. More would gain little; llama.cpp's search takes longer than these.
+    reach: ClassVar[int]
+    rounds: ClassVar[int]
+    factors: ClassVar[np.ndarray]
 
     def dequantize(self, data, out):
         type(self).unpack(data.reshape(-1, self.type.block_bytes), out.reshape(-1, 256))

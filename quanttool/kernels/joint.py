@@ -1,10 +1,12 @@
 """Scales of super-blocks, their sub-blocks' integers and the codes, chosen together: less weighted error than in turn.
 
 A search that rounds the sub-blocks' best scales to integers, one after the other, leaves room: another integer may suit
-the codes better, and another super-block scale the integers. So, from two starts (a quantization that is given, and the
-best scales of the sub-blocks by themselves), two steps alternate: each sub-block takes the best of the neighbouring
-integers, all with their own nearest codes; then the super-block's scales are fitted to what was chosen, by weighted
-least squares. What is kept is the best that was seen after rounding to float16. Tiles as in `super_blocks`.
+the codes better, and another super-block scale the integers.
+
+So two steps alternate, from several starts: a quantization that is given, and the best scales of the sub-blocks by
+themselves with a few super-block scales. Each sub-block takes the best of the integers within reach, all with their own
+nearest codes; then the super-block's scales are fitted to what was chosen, by weighted least squares. What is kept is
+the best that was seen after rounding to float16. Tiles as in `super_blocks`.
 """
 
 import numpy as np
