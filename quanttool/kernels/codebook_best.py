@@ -10,7 +10,17 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from .envelopes import LANE, LARGEST, Lines, Scratch, find_lines, find_losses, first_smallest, weigh_points
+from .envelopes import (
+    LANE,
+    LARGEST,
+    Lines,
+    Scratch,
+    find_lines,
+    find_losses,
+    find_losses_of_four,
+    first_smallest,
+    weigh_points,
+)
 from .jit import helper, kernel
 from .lanes import (
     LANES,
@@ -172,16 +182,20 @@ def find_all_lines(rules, block, points, scratch, lines):
             for i in range(at, at + dim):
                 total += block.wx[i]
             for alternative in range(n_alternatives):
-                if odd or alternative == 0:
-                    find_losses(block.wx, at, odd and part == alternative, points, scratch.losses)
+                if rules.signed:
+                    if group % 4 == 0 and alternative == 0:
+                        find_losses_of_four(block.wx, at, points, scratch.losses)
+                    losses = scratch.losses[group % 4 * n_chunks : (group % 4 + 1) * n_chunks]
+                else:
+                    losses = scratch.losses[:n_chunks]
+                    find_losses(block.wx, at, odd and part == alternative, points, losses)
                 table = alternative if rules.signed else 0
                 first = (table * n_groups + group) * n_chunks
                 shift_loss = -TWO * points.shifts[table] * total
                 l = (2 * choice + alternative) * parts + part
                 lines.first[l] = end
-                end = find_lines(
-                    block.low[sub], block.high[sub], rules.n_probes, shift_loss, first, points, scratch, lines, end
-                )
+                low, high = block.low[sub], block.high[sub]
+                end = find_lines(low, high, rules.n_probes, shift_loss, first, points, losses, scratch.kept, lines, end)
                 lines.count[l] = end - lines.first[l]
 
 
@@ -426,7 +440,7 @@ def best_blocks(rows, importance, rules, points, d, codes, chosen, signs):
         np.empty((n_subs, LANES), np.int32),
         np.empty((1, LANES), np.float32),
     )
-    scratch = Scratch(np.empty((n_chunks, LANES), np.float32), np.empty(n_chunks, np.int64))
+    scratch = Scratch(np.empty((4 * n_chunks, LANES), np.float32), np.empty(n_chunks, np.int64))
     blocks_per_row = importance.size // 256
     for column in range(blocks_per_row):
         weigh(importance[256 * column : 256 * (column + 1)], block.weight)

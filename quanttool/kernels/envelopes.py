@@ -56,9 +56,9 @@ class Lines(NamedTuple):
 
 
 class Scratch(NamedTuple):
-    """Of the group at hand."""
+    """Of the group at hand, or of four."""
 
-    losses: NDArray[np.float32]  # tile [n_chunks, LANES], -2 sum w x g of all points
+    losses: NDArray[np.float32]  # tile [n_chunks, LANES], or four: -2 sum w x g of all points
     kept: NDArray[np.int64]  # [n_chunks], a bit for each point that may be best
 
 
@@ -101,6 +101,25 @@ def find_losses(wx, at, flip, points, losses):
 
 
 @helper
+def find_losses_of_four(wx, at, points, losses):
+    """As `find_losses` for four groups, one after the other: large codebooks are read once instead of four times."""
+    shape, values, _, _ = points
+    dim, n_chunks = len(shape), losses.shape[0] // 4
+    for chunk in range(n_chunks):
+        a = b = c = d = broadcast(0)
+        for i in range(dim):
+            g = load(values, chunk * dim + i)
+            a = multiply_add(g, number_at(wx, at + i), a)
+            b = multiply_add(g, number_at(wx, at + dim + i), b)
+            c = multiply_add(g, number_at(wx, at + 2 * dim + i), c)
+            d = multiply_add(g, number_at(wx, at + 3 * dim + i), d)
+        store(losses, chunk, a * -TWO)
+        store(losses, n_chunks + chunk, b * -TWO)
+        store(losses, 2 * n_chunks + chunk, c * -TWO)
+        store(losses, 3 * n_chunks + chunk, d * -TWO)
+
+
+@helper
 def first_smallest(values, chunks):
     """Number of the point with the smallest of values, given the rows that lanes come from."""
     places = chunks * LANES + load(LANE, 0)
@@ -138,15 +157,15 @@ def keep_between(p, q, losses, squares, first, kept):
 
 
 @helper
-def find_lines(low, high, n_probes, shift_loss, first, points, scratch, lines, end):
+def find_lines(low, high, n_probes, shift_loss, first, points, losses, kept, lines, end):
     """Append the points that may be best between the scales `low` and `high`; gives the new end of the lists.
 
     Best points are looked for at n_probes scales. Between two of these a point is on the envelope only if it is below
     both their best points where these are equal, because an envelope is concave.
 
+    losses: tile [n_chunks, LANES]; kept: see `Scratch`
     shift_loss: what the points' shift adds to their losses; first: row of the group's table in points.squares
     """
-    losses, kept = scratch
     squares = points.squares
     kept[:] = 0
     step = (high / low) ** (np.float32(1) / np.float32(n_probes - 1))

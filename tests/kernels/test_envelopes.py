@@ -16,7 +16,7 @@ def lines_of_group(weight, wx, low, high, flip, points, scratch, lines):
     weigh_points(weight, points)
     find_losses(wx, 0, flip, points, scratch.losses)
     shift_loss = np.float32(-2) * points.shifts[0] * wx.sum()
-    return find_lines(low, high, 3, shift_loss, 0, points, scratch, lines, 0)
+    return find_lines(low, high, 3, shift_loss, 0, points, scratch.losses, scratch.kept, lines, 0)
 
 
 @pytest.mark.parametrize(("name", "values", "shift", "flip"), CODEBOOKS)
