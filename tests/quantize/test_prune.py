@@ -27,7 +27,8 @@ def test_files_equal_those_of_llama_quantize(tmp_path, monkeypatch, arguments):
     monkeypatch.chdir(tmp_path)
     write_model(tmp_path / "model.gguf")
     write_imatrix(tmp_path / "imatrix.gguf")
-    command.main(["--no-provenance", "--imatrix-rules", "llama.cpp", *arguments.split()], standalone_mode=False)
+    as_llama_cpp = ["--no-provenance", "--imatrix-rules", "llama.cpp", "--mix-rules", "llama.cpp"]
+    command.main([*as_llama_cpp, *arguments.split()], standalone_mode=False)
     assert hashlib.sha256((tmp_path / "pruned.gguf").read_bytes()).hexdigest() == LLAMA_CPP[arguments]
     assert GGUFFile("pruned.gguf").metadata["llama.block_count"] == 1
 
