@@ -51,9 +51,24 @@ class Ggml:
                 None,  # ik_llama.cpp has one argument more: the user's own settings
             )
 
-        step = -(-len(rows) // threads)
-        with ThreadPoolExecutor(threads) as pool:
-            list(pool.map(work, [slice(start, start + step) for start in range(0, len(rows), step)]))
+        each_thread(work, len(rows), threads)
+
+    def dequantize(self, data, type_name, out, threads) -> None:
+        """data u8 [n_rows, row_bytes] -> out f32 [n_rows, n_cols], each thread one slab."""
+        function = getattr(self.library, "dequantize_row_" + type_name.lower().replace("_k", "_K"))
+
+        def work(slab: slice) -> None:
+            pointers = (array[slab].ctypes.data_as(ctypes.c_void_p) for array in (data, out))
+            function(*pointers, ctypes.c_int64(out[slab].size))
+
+        each_thread(work, len(data), threads)
+
+
+def each_thread(work, n_rows: int, threads: int) -> None:
+    """Call work(slab) with one slab of rows for each thread."""
+    step = -(-n_rows // threads)
+    with ThreadPoolExecutor(threads) as pool:
+        list(pool.map(work, [slice(start, start + step) for start in range(0, n_rows, step)]))
 
 
 def load_ggml() -> Ggml | None:
@@ -108,7 +123,7 @@ def benchmark(name: str, rows, importance, ggml: Ggml | None, threads: int, cloc
     fmt = block_format(name)
     data = np.zeros((len(rows), fmt.type.row_bytes(COLUMNS)), np.uint8)
     values = np.zeros_like(rows)
-    step = rows_per_slab(COLUMNS, fmt.type.rows_interleaved)
+    step = min(rows_per_slab(COLUMNS, fmt.type.rows_interleaved), -(-len(rows) // threads))
     searches = {"plain": (None, "reference"), "weighted": (importance, "reference"), "best": (importance, "best")}
     for label, (weights, search) in searches.items():
         if (weights is None and fmt.importance == "required") or (search == "best" and not fmt.has_best):
@@ -130,7 +145,13 @@ def benchmark(name: str, rows, importance, ggml: Ggml | None, threads: int, cloc
     def dequantize(slab: slice) -> None:
         fmt.dequantize(read_only(data[slab]), values[slab])
 
-    report(name, "expand", compare([lambda: for_each_slab(dequantize, len(rows), step, threads)], rows.size, clock))
+    works = [lambda: for_each_slab(dequantize, len(rows), step, threads)]
+    if ggml and fmt.type.origin == "llama.cpp":
+        their_values = np.zeros_like(values)
+        works.append(lambda: ggml.dequantize(data, name, their_values, threads))
+    report(name, "expand", compare(works, rows.size, clock))
+    if len(works) == 2 and not np.array_equal(values, their_values):
+        print(f"{'':18}values differ")
 
 
 def report(name: str, label: str, speeds: list[float]) -> None:

@@ -295,11 +295,6 @@ class Model:
 
         return logits
 
-    def release_output(self) -> None:
-        """Give back the memory of the expanded output matrix; `output_logits` expands it anew when called again."""
-        self.output.release()
-        self.file.release(self.output.name, 0, self.n_vocab)
-
     @contextmanager
     def watched_by(self, observer: Observer | None, inspector: Inspector | None = None) -> Iterator[None]:
         """A context in which an observer and an inspector see what happens in the layers' steps."""
