@@ -21,7 +21,7 @@ from ..formats.grid import has_grid
 from ..imatrix.hessian import add_whole
 from .covariance import F32, F64, Inputs
 from .matrices import Finished, round_matrices
-from .rounding import Feedback, damped
+from .rounding import DAMPING, Feedback, damped
 from .target import corrections, excess_error, strengths
 
 HELD_OUT = 8  # one chunk of so many is not learned from: it decides
@@ -42,7 +42,7 @@ class Settings:
     search: Search = "reference"
     passes: int = 0
     correction: float = 0.5
-    damping: float = 0.01
+    damping: float = DAMPING
 
 
 class Outcome(NamedTuple):
@@ -84,12 +84,8 @@ class Calibration:
         tokens: NDArray[np.int32],
         settings: Settings | None = None,
     ):
-        self.original, self.quantized, self.formats, self.settings = (
-            original,
-            quantized,
-            formats,
-            settings or Settings(),
-        )
+        self.original, self.quantized = original, quantized
+        self.formats, self.settings = formats, settings or Settings()
         held_out = np.arange(len(tokens)) % HELD_OUT == HELD_OUT - 1
         self.tokens = np.concatenate([tokens[~held_out], tokens[held_out]])
         self.n_learned = int((~held_out).sum())

@@ -11,7 +11,7 @@ from ..formats.base import Search
 from ..formats.grid import has_grid
 from ..imatrix.hessian import HessianFile
 from .covariance import F32, F64
-from .rounding import Feedback, damped
+from .rounding import DAMPING, Feedback, damped
 
 Finished = Callable[[str], NDArray[np.uint8] | None]  # bytes of a tensor that an earlier run has made
 
@@ -71,7 +71,7 @@ class HessianRounding:
         formats: Mapping[str, BlockFormat],
         search: Search = "reference",
         passes: int = 0,
-        damping: float = 0.01,
+        damping: float = DAMPING,
     ):
         self.weights, self.hessian, self.formats = weights, hessian, formats
         self.how = search, passes, damping

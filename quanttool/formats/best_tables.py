@@ -32,8 +32,6 @@ from .tabulated import (
     usable_importance,
 )
 
-TINY = np.finfo(np.float32).tiny
-
 
 class Trials(NamedTuple):
     """What the search of a type tries.

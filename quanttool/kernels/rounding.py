@@ -81,12 +81,6 @@ def f16_value(bits):
 
 
 @helper
-def f16_rounded(x):
-    """f32 -> f32, rounded to what a float16 can hold."""
-    return f16_value(f16_bits(x))
-
-
-@helper
 def within_f16(x):
     """f32 -> f32, held within what rounds to a finite float16; smaller values and NaN are untouched."""
     x = F16_LARGEST if x > F16_LARGEST else x

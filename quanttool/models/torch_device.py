@@ -30,9 +30,10 @@ class TorchDevice:
 
     def weight(self, data: NDArray[np.uint8], type_name: str, n_cols: int, precision: str) -> "TorchWeight":
         values = weight_values(data, type_name, n_cols, "f32")
-        return TorchWeight(self._tensor(values), precision != "f32", self)
+        return TorchWeight(self.tensor(values), precision != "f32", self)
 
-    def _tensor(self, values: Array) -> torch.Tensor:
+    def tensor(self, values: Array) -> torch.Tensor:
+        """An array, on the device."""
         if not values.flags.writeable:  # of a mapped file: torch would warn
             values = values.copy()
         return torch.from_numpy(np.ascontiguousarray(values)).to(self.device)
@@ -50,9 +51,9 @@ class TorchDevice:
     ) -> Array:  # [n_seq, n_ctx, n_head, head_size_v]
         """As `attention.attend`, one sequence at a time."""
         out = np.empty((*q.shape[:3], v.shape[3]), np.float32)
-        sink = None if sinks is None else self._tensor(sinks)[:, None, None]
+        sink = None if sinks is None else self.tensor(sinks)[:, None, None]
         for seq in range(len(q)):
-            queries, keys, values = (self._tensor(x[seq]).transpose(0, 1) for x in (q, k, v))  # [n_head, n_ctx, size]
+            queries, keys, values = (self.tensor(x[seq]).transpose(0, 1) for x in (q, k, v))  # [n_head, n_ctx, size]
             group = queries.shape[0] // keys.shape[0]
             keys, values = keys.repeat_interleave(group, 0), values.repeat_interleave(group, 0)
             for start in range(0, queries.shape[1], QUERY_BLOCK):
@@ -90,6 +91,6 @@ class TorchWeight:
 
     @torch.inference_mode()
     def __call__(self, x: Array, threads: int = 1) -> Array:  # [n, n_in] -> [n, n_out]
-        left = self._rounded(self.device._tensor(x))
+        left = self._rounded(self.device.tensor(x))
         options = {"out_dtype": torch.float32} if self.kind == torch.bfloat16 else {}
         return torch.mm(left, self.values.T, **options).cpu().numpy()

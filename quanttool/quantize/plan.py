@@ -100,10 +100,6 @@ class Plan:
         return 8 * self.tensor_bytes / max(self.n_values, 1)
 
     @property
-    def n_converted(self) -> int:
-        return sum(tensor.converts for tensor in self.tensors)
-
-    @property
     def n_fallbacks(self) -> int:
         return sum(tensor.wanted is not None for tensor in self.tensors)
 
