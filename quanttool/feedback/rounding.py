@@ -13,10 +13,8 @@ from numpy.typing import NDArray
 from .. import blas
 from ..formats import BlockFormat, read_only
 from ..formats.base import Search
-from ..formats.grid import GROUP, levels, write_codes
-from ..kernels.feedback import round_columns
-from ..kernels.tiles import as_tiles, store_tiles
 from ..parallel import for_each_slab
+from .grids import Grid, grid_of
 
 F32 = NDArray[np.float32]
 F64 = NDArray[np.float64]
@@ -36,31 +34,69 @@ def damped(second: NDArray, damping: float = DAMPING) -> F64:
     return h
 
 
-def order_of_columns(h: F64) -> list[NDArray[np.int64]]:
-    """Super-blocks in the order in which they are rounded, each the order of its columns: the most important first.
+class Order:
+    """The order in which columns are rounded, and how they are coupled in it.
 
-    What is rounded late can make up for what was rounded before it; what matters most is better rounded precisely.
+    Super-blocks with the largest mean of diag H come first, and in them steps (columns that are rounded together) with
+    the largest: what is rounded late can make up for what was rounded before it; what matters most is better rounded
+    precisely.
+
+    blocks:   of each super-block its columns, i64
+    columns:  all of them, i64 [n_cols]
     """
-    diagonal = np.diagonal(h)
-    blocks = [np.arange(start, min(start + SUPER_BLOCK, len(h))) for start in range(0, len(h), SUPER_BLOCK)]
-    blocks = [block[np.argsort(-diagonal[block], kind="stable")] for block in blocks]
-    return sorted(blocks, key=lambda block: -diagonal[block].mean())
+
+    def __init__(self, h: F64, step: int):
+        self.h, self.step = h, step
+        diagonal = np.diagonal(h)
+        blocks = [np.arange(start, min(start + SUPER_BLOCK, len(h))) for start in range(0, len(h), SUPER_BLOCK)]
+        blocks = [self._largest_first(block.reshape(-1, step)) for block in blocks]
+        self.blocks = sorted(blocks, key=lambda block: -diagonal[block].mean())
+        self.columns = np.concatenate(self.blocks)
+
+    def _largest_first(self, steps: NDArray[np.int64]) -> NDArray[np.int64]:
+        means = np.diagonal(self.h)[steps].mean(axis=1)
+        return steps[np.argsort(-means, kind="stable")].reshape(-1)
+
+    def before(self) -> "Couplings":
+        """With the columns before: R_ij / R_jj at [j, i], 0 for i >= j; and R_jj^2."""
+        upper = _upper(self.h[np.ix_(self.columns, self.columns)])
+        diagonal = np.diagonal(upper)
+        return Couplings(np.tril((upper / diagonal).T, -1), diagonal**2)
+
+    def all(self) -> "Couplings":
+        """With all other columns.
+
+        For a step g, with H_gg = R R^T: R^-1 H_gi / R_jj for columns i outside; among those of g as in `before`. With
+        steps of one column that is H_ij / H_jj.
+        """
+        h = self.h[np.ix_(self.columns, self.columns)].reshape(-1, self.step, len(self.h))  # [n_steps, step, n_cols]
+        n, inside = np.arange(len(h))[:, None], np.arange(len(self.h)).reshape(-1, 1, self.step)
+        upper = _upper(np.take_along_axis(h, np.broadcast_to(inside, (len(h), self.step, self.step)), axis=2))
+        diagonal = np.einsum("nii->ni", upper)
+        out = np.linalg.solve(upper, h) / diagonal[:, :, None]
+        own = np.tril((upper / diagonal[:, None]).swapaxes(1, 2), -1)
+        out[n, :, inside[:, 0]] = own.swapaxes(1, 2)
+        return Couplings(out.reshape(len(self.h), -1), diagonal.reshape(-1) ** 2)
 
 
-def couplings_before(h: F64, order: NDArray[np.int64]) -> F32:
-    """R_ij / R_jj at [j, i], columns in the given order; 0 for i >= j."""
-    reverse = order[::-1]
-    lower = np.linalg.cholesky(h[np.ix_(reverse, reverse)])  # of the flipped matrix: R, flipped
-    upper = lower[::-1, ::-1]
-    return np.tril((upper / np.diagonal(upper)).T, -1).astype(np.float32)
+@dataclass
+class Couplings:
+    """How errors E count: as the sum over columns j of weight_j (E_j + sum over i of coupling_ji E_i)^2.
+
+    values:   f32 [n_cols, n_cols]
+    weights:  f32 [n_cols]
+    """
+
+    values: F32
+    weights: F32
+
+    def __post_init__(self) -> None:
+        self.values, self.weights = self.values.astype(np.float32), self.weights.astype(np.float32)
 
 
-def couplings_all(h: F64, order: NDArray[np.int64]) -> F32:
-    """H_ij / H_jj at [j, i], columns in the given order; 0 for i = j."""
-    h = h[np.ix_(order, order)]
-    out = h / np.diagonal(h)[:, None]
-    np.fill_diagonal(out, 0)
-    return out.astype(np.float32)
+def _upper(h: F64) -> F64:
+    """R with R R^T = h, upper triangular; h f64 [..., n, n]."""
+    return np.linalg.cholesky(h[..., ::-1, ::-1])[..., ::-1, ::-1]
 
 
 class Feedback:
@@ -71,9 +107,8 @@ class Feedback:
     """
 
     def __init__(self, h: F64, passes: int = 1):
-        self.blocks = order_of_columns(h)
-        self.order = np.concatenate(self.blocks)
-        self.couplings = [couplings_before(h, self.order)] + [couplings_all(h, self.order)] * passes
+        self.h, self.passes = h, passes
+        self._plans: dict[int, tuple[Order, list[Couplings]]] = {}  # by the columns of a step
 
     def round(self, rows: F32, fmt: BlockFormat, importance: F32, search: Search) -> NDArray[np.uint8]:
         """Rows f32 [n_rows, n_cols] as bytes u8 [n_rows, row_bytes] of a format with a grid.
@@ -82,28 +117,47 @@ class Feedback:
         """
         out = np.empty((len(rows), fmt.type.row_bytes(rows.shape[1])), np.uint8)
         scales = Scales(fmt, read_only(np.ascontiguousarray(importance, np.float32)), search)
+        grid = grid_of(fmt)
+        plan = self._plan(grid.step)
         with blas.threads(1):
-            for_each_slab(lambda slab: self._round(rows[slab], scales, out[slab]), len(rows), ROWS_PER_SLAB)
+            for_each_slab(lambda slab: _round(rows[slab], grid, scales, *plan, out[slab]), len(rows), ROWS_PER_SLAB)
         return out
 
-    def _round(self, rows: F32, scales: "Scales", out: NDArray[np.uint8]) -> None:
-        scales.begin(rows, out)
-        targets = rows[:, self.order]
-        errors, codes = np.zeros_like(targets), np.empty(targets.shape, np.uint8)
-        tables = []
-        for couplings in self.couplings:
-            start = 0
-            for block, columns in enumerate(self.blocks):
-                here = slice(start, start + len(columns))
-                start = here.stop
-                shifts = errors[:, here] @ couplings[here, here].T - errors @ couplings[here].T
-                if len(tables) == block:  # in the first pass
-                    tables.append(scales.find(targets[:, here] + shifts, columns, out))
-                codes[:, here], errors[:, here] = round_block(
-                    targets[:, here], shifts, couplings[here, here], tables[block], columns, errors[:, here]
-                )
-        codes[:, self.order] = codes.copy()
-        write_codes(scales.fmt, codes, out)
+    def _plan(self, step: int) -> tuple[Order, list[Couplings]]:
+        if step not in self._plans:
+            order = Order(self.h, step)
+            self._plans[step] = order, [order.before(), *([order.all()] if self.passes else []) * self.passes]
+        return self._plans[step]
+
+
+def _round(
+    rows: F32, grid: Grid, scales: "Scales", order: Order, passes: list[Couplings], out: NDArray[np.uint8]
+) -> None:
+    scales.begin(rows, out)
+    targets = rows[:, order.columns]
+    errors, codes = np.zeros_like(targets), np.empty(targets.shape, grid.dtype)
+    tables = []
+    for couplings in passes:
+        start = 0
+        for block, columns in enumerate(order.blocks):
+            here = slice(start, start + len(columns))
+            start = here.stop
+            own = couplings.values[here, here]
+            shifts = errors[:, here] @ own.T - errors @ couplings.values[here].T
+            if len(tables) == block:  # in the first pass
+                data = scales.find(targets[:, here] + shifts, columns, out)
+                tables.append(grid.tables(data, len(columns)))
+            codes[:, here], errors[:, here] = grid.round(
+                targets[:, here],
+                shifts,
+                own,
+                couplings.weights[here],
+                tables[block],
+                columns - columns.min(),
+                errors[:, here],
+            )
+    codes[:, order.columns] = codes.copy()
+    grid.write(codes, out)
 
 
 @dataclass(frozen=True)
@@ -119,8 +173,8 @@ class Scales:
         if self.fmt.type.row_meta_bytes:
             self._quantize(np.ascontiguousarray(rows), 0, out)
 
-    def find(self, wanted: F32, columns: NDArray[np.int64], out: NDArray[np.uint8]) -> F32:
-        """Write a super-block's scales into `out`; returns the levels f32 [n_rows, n_groups, n_levels]."""
+    def find(self, wanted: F32, columns: NDArray[np.int64], out: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """Write a super-block's scales into `out`; returns it as a row of its own, u8 [n_rows, row_bytes]."""
         first, meta = columns.min(), self.fmt.type.row_meta_bytes
         start, stop = (self.fmt.type.row_bytes(n) for n in (first, first + len(columns)))
         if not meta:
@@ -129,31 +183,10 @@ class Scales:
             data = np.empty((len(wanted), stop - start), np.uint8)
             self._quantize(values, first, data)
             out[:, start:stop] = data
-        return levels(self.fmt, np.hstack([out[:, :meta], out[:, start:stop]]), len(columns))
+        return np.hstack([out[:, :meta], out[:, start:stop]])
 
     def _quantize(self, values: F32, first: int, out: NDArray[np.uint8]) -> None:
         importance = None
         if self.fmt.importance != "ignored":
             importance = self.importance[first : first + values.shape[1]]
         self.fmt.quantize(read_only(values), importance, self.fmt.search_for(self.search, importance), out)
-
-
-def round_block(
-    targets: F32, shifts: F32, couplings: F32, tables: F32, columns: NDArray[np.int64], errors: F32
-) -> tuple[NDArray[np.uint8], F32]:
-    """Codes u8 and errors f32 [n_rows, n_cols] of one super-block; tables f32 [n_rows, n_groups, n_levels]."""
-    new_errors, codes = as_tiles(np.ascontiguousarray(errors)), np.empty(errors.shape, np.uint8)
-    code_tiles = np.empty(new_errors.shape, np.uint8)
-    round_columns(
-        as_tiles(np.ascontiguousarray(targets)),
-        as_tiles(np.ascontiguousarray(shifts)),
-        np.ascontiguousarray(couplings),
-        as_tiles(tables.reshape(len(tables), -1)),
-        (columns - columns.min()) // GROUP,
-        code_tiles,
-        new_errors,
-    )
-    out = np.empty_like(errors)
-    store_tiles(code_tiles, codes)
-    store_tiles(new_errors, out)
-    return codes, out

@@ -67,6 +67,10 @@ class BlockFormat:
     # Where the bits of each value's code are (field "code"), if a value depends on nothing but its code and its block's
     # scales: such types can be rounded with error feedback, see grid.py.
     codes: "ClassVar[Layout | None]" = None
+    # The same for types whose values are vectors: where the numbers of their points are (field "point") and, if values
+    # have signs of their own, the signs of every 8 values (field "sign", the lowest bit that of the first; 7 bits if
+    # the number of minus signs is even), see points.py.
+    points: "ClassVar[Layout | None]" = None
 
     def __init_subclass__(cls) -> None:
         if "name" in vars(cls):
@@ -75,6 +79,11 @@ class BlockFormat:
     @property
     def type(self) -> GGMLType:
         return BY_NAME[self.name]
+
+    @property
+    def point_values(self) -> NDArray[np.float32]:
+        """What the points stand for, f32 [n_points, dim]; values are these times their block's scale."""
+        raise NotImplementedError
 
     @property
     def can_quantize(self) -> bool:

@@ -16,8 +16,8 @@ GROUP = 16  # columns that share their levels, in every type (some share them ov
 
 
 def has_grid(fmt: BlockFormat) -> bool:
-    """Whether the format can round to its grid."""
-    return fmt.codes is not None
+    """Whether the format can round to its levels or points (see points.py) with its scales fixed."""
+    return fmt.codes is not None or fmt.points is not None
 
 
 def n_codes(fmt: BlockFormat) -> int:

@@ -20,12 +20,16 @@ from ..kernels.envelopes import Points
 from ..kernels.lanes import LANES
 from .base import NO_IMPORTANCE, BlockFormat
 from .better import keep_better
+from .layout import Layout, bits, join
 
 TABLES = Path(__file__).parent / "tables"
 IQ1_VALUES = (-1, 0, 1)
 IQ2_VALUES = (8, 25, 43)
 IQ3_XXS_VALUES = (4, 12, 20, 28, 36, 44, 52, 62)
 IQ3_S_VALUES = (1, 3, 5, 7, 9, 11, 13, 15)
+
+g = np.arange(32)  # groups of 8 values in a block
+q = np.arange(64)  # groups of 4
 
 
 @cache
@@ -64,6 +68,10 @@ class CodebookFormat(BlockFormat):
     shifts: ClassVar[tuple[float, ...]] = (0,)
     has_best = True
     best_rules: ClassVar[BestRules]
+
+    @property
+    def point_values(self):
+        return codebook_values(self.codebook, self.values)
 
     def quantize(self, rows, importance, search, out):
         self.quantize_as_reference(rows, importance, out)
@@ -207,6 +215,7 @@ class IQ2_XXS(ScaledCodebook):
         top=np.float32(43),
         n_probes=3,
     )
+    points = Layout(66, point=bits(8, 2 + 8 * (g // 4) + g % 4), sign=bits(7, 6 + 8 * (g // 4), 7 * (g % 4)))
 
     def pack(self, points, signs, codes):
         low = points.astype(np.uint8).view(np.uint32)
@@ -224,6 +233,7 @@ class IQ2_XS(ScaledCodebook):
     rules = IQ2_XXS.rules._replace(sub_size=16, fit_first=False, first_try=9, refit=REFIT_OFF_GRID)
 
     best_rules = IQ2_XXS.best_rules._replace(sub_size=16)
+    points = Layout(74, point=bits(9, 2 + 2 * g), sign=bits(7, 2 + 2 * g, 9))
 
     def pack(self, points, signs, codes):
         return (points | signs.astype(np.int32) << 9).astype(np.uint16), nibbles(codes)
@@ -242,6 +252,7 @@ class IQ2_S(ScaledCodebook):
     )
 
     best_rules = IQ2_XS.best_rules._replace(even_signs=False)
+    points = Layout(82, point=join(bits(8, 2 + g), bits(2, 66 + g // 4, 2 * (g % 4))), sign=bits(8, 34 + g))
 
     def pack(self, points, signs, codes):
         return points.astype(np.uint8), signs, high_bits(points, 2), nibbles(codes)
@@ -269,6 +280,7 @@ class IQ3_XXS(ScaledCodebook):
     )
 
     best_rules = IQ2_XXS.best_rules._replace(unit_of_d=np.float32(1 / 4), top=np.float32(62))
+    points = Layout(98, point=bits(8, 2 + q), sign=bits(7, 66 + 4 * (g // 4), 7 * (g % 4)))
 
     def pack(self, points, signs, codes):
         return points.astype(np.uint8), seven_bit_signs(signs, codes)
@@ -298,6 +310,7 @@ class IQ3_S(ScaledCodebook):
         top=np.float32(15),
         n_probes=3,
     )
+    points = Layout(110, point=join(bits(8, 2 + q), bits(1, 66 + q // 8, q % 8)), sign=bits(8, 74 + g))
 
     def in_order_of_reference(self, points, signs, scales):
         order = np.argsort(scales == 0, axis=1, kind="stable")[:, :, None]
@@ -358,6 +371,7 @@ class IQ1_S(ShiftedCodebook):
         top=1 + iq1.DELTA,
         n_probes=2,
     )
+    points = Layout(50, point=join(bits(8, 2 + g), bits(3, 34 + 2 * (g // 4), 3 * (g % 4))))
 
     def quantize_scales(self, blocks, importance, scales, keys, deltas, d, codes):
         kernels.scale_codes(scales, 7, np.float32(1.125), d, codes)
@@ -377,6 +391,13 @@ class IQ1_M(ShiftedCodebook):
     n_subs = 16
     smallest = 1e-7
     best_rules = IQ1_S.best_rules._replace(sub_size=16, choice_size=8)
+    points = Layout(56, point=join(bits(8, g), bits(4, 32 + g // 2, 4 * (g % 2))))
+
+    @property
+    def point_values(self):
+        """Each point shifted up, then each shifted down."""
+        values = super().point_values
+        return np.concatenate([values + shift for shift in self.shifts])
 
     def quantize_scales(self, blocks, importance, scales, keys, deltas, d, codes):
         shape = prepared_codebook("iq1", 3).shape

@@ -109,12 +109,17 @@ class IQ2_KL(BestTabulated):
         scale=join(bits(4, 2 + b % 4, 4 * (b // 4)), bits(2, 0, 2 * b)),
         code=join(bits(4, 6 + 16 * (p // 32) + p % 16, 4 * (p // 16 % 2)), bits(1, 70 + p % 16, p // 16)),
     )
+    points = Layout(86, point=layout.fields["code"])
     levels = table.integers(-32, 32)
     tables = table.IQ2_KL
     trials = trials_around(table.IQ3[:1], 5)
     top_level = -32
     sigma = 2.25
     d_factor = 1.025
+
+    @property
+    def point_values(self):
+        return self.tables[0]
 
     def weights(self, rows, importance, size):
         """Without importance |x|; never quite zero, as points are told apart by their weighted distance alone."""

@@ -1,4 +1,4 @@
-"""Rounding the columns of many rows one after the other, each seeing the errors of the others."""
+"""Rounding the columns of many rows one after the other, each seeing the errors of the others: to levels."""
 
 from .jit import kernel
 from .lanes import broadcast, int_lanes, load, magnitude, multiply_add, select, store

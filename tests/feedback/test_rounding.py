@@ -6,6 +6,10 @@ import pytest
 from quanttool.feedback.rounding import Feedback, damped
 from quanttool.formats import block_format, dequantize_rows, quantize_rows
 from quanttool.formats.grid import levels
+from quanttool.formats.points import n_sign_bits, scales_and_shifts
+from tests.naive_feedback import gptq, gptq_points
+
+VECTORS = ["IQ1_S", "IQ1_M", "IQ2_XXS", "IQ2_XS", "IQ2_S", "IQ3_XXS", "IQ3_S", "IQ2_KL"]
 
 
 def inputs(n_rows: int, n_cols: int, seed: int = 3) -> np.ndarray:
@@ -18,24 +22,6 @@ def inputs(n_rows: int, n_cols: int, seed: int = 3) -> np.ndarray:
 def loss(values, weights, h) -> float:
     e = (values - weights).astype(np.float64)
     return float(np.einsum("ri,ij,rj->", e, h, e))
-
-
-def gptq(weights, h, tables, order) -> np.ndarray:
-    """arXiv 2210.17323, algorithm 1, without blocks: the inverse's Cholesky factor, errors pushed into what is left.
-
-    tables: f32 [n_rows, n_cols, n_levels]
-    """
-    inverse = np.linalg.inv(h[np.ix_(order, order)])
-    upper = np.linalg.cholesky(inverse).T
-    left = weights[:, order].astype(np.float64)
-    values = np.empty_like(left)
-    for j, column in enumerate(order):
-        nearest = np.abs(tables[:, column] - left[:, j : j + 1]).argmin(axis=1)
-        values[:, j] = tables[np.arange(len(left)), column, nearest]
-        left[:, j:] -= np.outer((left[:, j] - values[:, j]) / upper[j, j], upper[j, j:])
-    out = np.empty_like(values)
-    out[:, order] = values
-    return out
 
 
 @pytest.mark.parametrize("name", ["Q4_0", "IQ4_NL", "Q2_K"])
@@ -51,8 +37,27 @@ def test_one_super_block_is_what_gptq_makes_of_it(name):
     assert np.array_equal(dequantize_rows(data, name, 256), expected)
 
 
+@pytest.mark.parametrize("name", VECTORS)
+def test_groups_of_one_super_block_take_the_points_that_gptq_finds(name):
+    x = inputs(1000, 256)
+    h = damped(x.T @ x / len(x))
+    importance = np.diagonal(h).astype(np.float32)
+    weights = np.random.default_rng(1).standard_normal((6, 256)).astype(np.float32)
+    fmt = block_format(name)
+    table, bits = fmt.point_values, n_sign_bits(fmt)
+    step = 8 if bits == 7 else table.shape[1]
+    order = np.argsort(-importance.reshape(-1, step).mean(axis=1), kind="stable")
+    order = np.arange(256).reshape(-1, step)[order].ravel()
+    scales, shifts = scales_and_shifts(fmt, quantize_rows(weights, name, importance), 256)
+    per_column = (np.repeat(part, table.shape[1], axis=1) for part in (scales, shifts))
+    expected = gptq_points(weights, h, table, *per_column, order, bits)
+    data = Feedback(h, passes=0).round(weights, fmt, importance, "reference")
+    assert np.allclose(dequantize_rows(data, name, 256), expected, atol=1e-5)
+
+
 @pytest.mark.parametrize(
-    "name", ["Q4_0", "Q5_1", "Q8_0", "Q2_K", "Q3_K", "Q4_K", "Q6_K", "IQ4_XS", "IQ2_K", "IQ3_K", "IQ4_KS", "IQ5_KS"]
+    "name",
+    ["Q4_0", "Q5_1", "Q8_0", "Q2_K", "Q3_K", "Q4_K", "Q6_K", "IQ4_XS", "IQ2_K", "IQ3_K", "IQ4_KS", "IQ5_KS", *VECTORS],
 )
 def test_the_loss_falls_by_a_third_and_more_passes_lower_it_further(name):
     x = inputs(3000, 768)

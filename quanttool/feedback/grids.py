@@ -1,0 +1,143 @@
+"""What types can round to with their scales fixed: levels, column by column, or points, group by group of columns.
+
+`Feedback` goes through the columns; a grid knows what is a step, what the scales in the bytes allow, and which of it
+is nearest. For both a super-block's columns come in the order in which they are rounded.
+"""
+
+from functools import cache
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..formats import BlockFormat, block_format
+from ..formats import grid as levels
+from ..formats import points as vectors
+from ..kernels.feedback import round_columns
+from ..kernels.feedback_points import Points, round_groups, sorted_points
+from ..kernels.tiles import as_tiles, store_tiles
+
+F32 = NDArray[np.float32]
+
+
+class Grid:
+    """Rounding to a format's values.
+
+    step:   columns that are rounded together: they stay together in every order
+    dtype:  of codes, one for every column
+    """
+
+    step: int
+    dtype: type
+
+    def __init__(self, fmt: BlockFormat):
+        self.fmt = fmt
+
+    def tables(self, data: NDArray[np.uint8], n_cols: int) -> tuple[F32, ...]:
+        """What the scales in rows of n_cols columns u8 [n_rows, row_bytes] stand for, as `round` wants it."""
+        raise NotImplementedError
+
+    def round(
+        self, targets: F32, shifts: F32, couplings: F32, weights: F32, tables: tuple[F32, ...], columns, errors: F32
+    ) -> tuple[NDArray, F32]:
+        """Codes and errors f32 [n_rows, n_cols] of one super-block.
+
+        shifts:     f32 [n_rows, n_cols], what the errors of other super-blocks call for
+        couplings:  f32 [n_cols, n_cols], and
+        weights:    f32 [n_cols], see `rounding`
+        columns:    i64 [n_cols], the places in the super-block
+        errors:     f32 [n_rows, n_cols], of an earlier pass
+        """
+        raise NotImplementedError
+
+    def write(self, codes: NDArray, data: NDArray[np.uint8]) -> None:
+        """Write codes [n_rows, n_cols], in the order of the columns, into rows."""
+        raise NotImplementedError
+
+
+class Levels(Grid):
+    """Each column has a code of its own."""
+
+    step = 1
+    dtype = np.uint8
+
+    def tables(self, data, n_cols):
+        return (levels.levels(self.fmt, data, n_cols),)
+
+    def round(self, targets, shifts, couplings, weights, tables, columns, errors):
+        new_errors = _tiles(errors)
+        codes = np.empty(new_errors.shape, np.uint8)
+        table = as_tiles(tables[0].reshape(len(errors), -1))
+        round_columns(
+            _tiles(targets), _tiles(shifts), _whole(couplings), table, columns // levels.GROUP, codes, new_errors
+        )
+        return _rows(codes, errors.shape), _rows(new_errors, errors.shape)
+
+    def write(self, codes, data):
+        levels.write_codes(self.fmt, codes, data)
+
+
+class Vectors(Grid):
+    """A group of columns has one code: the code of a column is twice its point's place in the sorted table, plus sign.
+
+    Columns that share a word of signs are rounded one group after the other, so that the last can settle it.
+    """
+
+    dtype = np.int32
+
+    def __init__(self, fmt):
+        super().__init__(fmt)
+        self.dim = vectors.dimension(fmt)
+        self.points = _points(fmt.name)
+        self.step = vectors.SIGNED if self.points.even else self.dim
+
+    def tables(self, data, n_cols):
+        return vectors.scales_and_shifts(self.fmt, data, n_cols)
+
+    def round(self, targets, shifts, couplings, weights, tables, columns, errors):
+        scales, offsets = tables
+        groups = columns[:: self.dim] // self.dim
+        new_errors = _tiles(errors)
+        codes = np.empty(new_errors.shape, np.int32)
+        round_groups(
+            _tiles(targets - np.repeat(offsets[:, groups], self.dim, axis=1)),
+            _tiles(shifts),
+            _whole(couplings),
+            np.ascontiguousarray(weights),
+            self.points,
+            _tiles(scales),
+            groups,
+            codes,
+            new_errors,
+        )
+        return _rows(codes, errors.shape), _rows(new_errors, errors.shape)
+
+    def write(self, codes, data):
+        numbers = self.points.numbers[codes[:, :: self.dim] >> 1]
+        vectors.write_points(self.fmt, numbers, (codes & 1).astype(bool), data)
+
+
+def grid_of(fmt: BlockFormat) -> Grid:
+    """The grid of a format for which `formats.grid.has_grid`."""
+    return Levels(fmt) if fmt.codes is not None else Vectors(fmt)
+
+
+@cache
+def _points(type_name: str) -> Points:
+    fmt = block_format(type_name)
+    n_bits = vectors.n_sign_bits(fmt)
+    return sorted_points(fmt.point_values, n_bits > 0, n_bits == vectors.SIGNED - 1)
+
+
+def _whole(array: NDArray) -> NDArray:
+    return np.ascontiguousarray(array)
+
+
+def _tiles(rows: F32) -> F32:
+    return as_tiles(np.ascontiguousarray(rows))
+
+
+def _rows(tiles: NDArray, shape: tuple[int, int]) -> NDArray:
+    """Tiles [n_tiles * n_cols, LANES] -> [n_rows, n_cols]."""
+    out = np.empty(shape, tiles.dtype)
+    store_tiles(tiles, out)
+    return out

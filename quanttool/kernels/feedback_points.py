@@ -1,0 +1,154 @@
+"""Rounding groups of columns of many rows one after the other, each seeing the errors of the others: to points.
+
+A group of `dim` columns takes one of the points, times the row's scale. The loss of a group, given those before, is
+
+    sum over its columns j of  weight_j (value_j - wanted_j)^2
+
+with wanted_j what the columns before it leave to be made up. So each column's sign is the one that suits it, given
+those before it in the group, and all points are tried. They are in lexicographic order: what two successive points
+have in common is not computed again.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .jit import helper, kernel
+from .lanes import LANES, broadcast, int_lanes, load, magnitude, multiply_add, select, smaller, store
+
+ZERO, ONE, FOUR = np.array([0, 1, 4], np.float32)
+PER_SIGNS = 8  # columns whose signs may have to be even together
+
+
+class Points(NamedTuple):
+    """A table in lexicographic order."""
+
+    values: NDArray[np.float32]  # [n_points, dim]
+    numbers: NDArray[np.int32]  # [n_points], in the order of the type
+    changed: NDArray[np.int32]  # [n_points], the first coordinate in which it differs from the one before
+    signed: bool  # values have signs beside the point
+    even: bool  # of 8 values an even number are negative
+
+
+class Path(NamedTuple):
+    """A group's values and what they cost up to each coordinate, in units of the scale."""
+
+    wanted: NDArray[np.float32]  # [dim, LANES], if the group's values before are 0
+    values: NDArray[np.float32]  # [dim, LANES]
+    costs: NDArray[np.float32]  # [dim + 1, LANES]
+    parity: NDArray[np.float32]  # [dim + 1, LANES], 1 or -1: an even or an odd number of minus signs
+    change: NDArray[np.float32]  # [dim + 1, LANES], what the cheapest change of a sign costs
+
+
+def sorted_points(values: NDArray[np.float32], signed: bool, even: bool) -> Points:
+    """Prepare points f32 [n_points, dim]."""
+    numbers = np.lexsort(values.T[::-1])
+    values = np.ascontiguousarray(values[numbers])
+    differs = values[1:] != values[:-1]
+    changed = np.append(0, np.where(differs.any(axis=1), differs.argmax(axis=1), values.shape[1] - 1))
+    return Points(values, numbers.astype(np.int32), changed.astype(np.int32), signed, even)
+
+
+@helper
+def extend(path, j, point, points, column, couplings, weights):
+    """Give column j of the group the point's value, with the sign that suits what is wanted of it."""
+    x = load(path.wanted, j)
+    for i in range(j):
+        x = multiply_add(load(path.values, i), -couplings[column + j, column + i], x)
+    negative = x < (ZERO if points.signed else np.float32(-np.inf))
+    value = select(negative, -point, point)
+    store(path.values, j, value)
+    store(path.costs, j + 1, multiply_add(weights[column + j] * (x - value), x - value, load(path.costs, j)))
+    if points.even:
+        store(path.parity, j + 1, select(negative, -load(path.parity, j), load(path.parity, j)))
+        change = FOUR * weights[column + j] * magnitude(x * value)
+        store(path.change, j + 1, smaller(load(path.change, j), change))
+
+
+@helper
+def best_point(path, points, column, couplings, weights, must_be_even):
+    """The place in the table of the point that costs least, as Lanes of floats."""
+    dim = len(path.wanted)
+    least = broadcast(np.inf)
+    place = broadcast(0)
+    for p in range(len(points.values)):
+        for j in range(points.changed[p], dim):
+            extend(path, j, broadcast(points.values[p, j]), points, column, couplings, weights)
+        cost = load(path.costs, dim)
+        if must_be_even:
+            cost = select(load(path.parity, dim) < ZERO, cost + load(path.change, dim), cost)
+        better = cost < least
+        least = select(better, cost, least)
+        place = select(better, p, place)
+    return place
+
+
+@helper
+def take_point(path, place, points, column, couplings, weights, must_be_even):
+    """Give the group's columns the values of the point at `place`; where their signs must be even, make them so."""
+    dim = len(path.wanted)
+    places, chosen = np.empty((1, LANES), np.float32), np.empty((dim, LANES), np.float32)
+    store(places, 0, place)
+    for lane in range(LANES):
+        for j in range(dim):
+            chosen[j, lane] = points.values[np.int64(places[0, lane]), j]
+    for j in range(dim):
+        extend(path, j, load(chosen, j), points, column, couplings, weights)
+    if must_be_even:
+        odd = load(path.parity, dim) < ZERO
+        for j in range(dim):
+            here = odd & (load(path.change, j + 1) == load(path.change, dim))
+            store(path.values, j, select(here, -load(path.values, j), load(path.values, j)))
+            odd = odd & ~here
+
+
+@kernel
+def round_groups(targets, shifts, couplings, weights, points, scales, groups, codes, errors):
+    """Take each group of columns to the point that is nearest to what is left to be made up, see above.
+
+    A row per lane. Errors are value - target; those that are there already (of an earlier pass) count until the group
+    is rounded anew.
+
+    targets:    f32 [n_tiles * n_cols, LANES], columns in the order in which they are rounded, group by group
+    shifts:     f32 of the same shape, what the errors of other blocks call for
+    couplings:  f32 [n_cols, n_cols], of the column to be rounded (first) with each other one; 0 with itself and with
+                those of its group that come after it
+    weights:    f32 [n_cols], of squared errors that the columns before have left
+    scales:     f32 [n_tiles * n_groups, LANES]
+    groups:     i64 [n_groups], where in the block each group is
+    codes:      i32 [n_tiles * n_cols, LANES], written: twice the place of the group's point in the table, and 1 for a
+                minus sign
+    errors:     f32 [n_tiles * n_cols, LANES], read and written
+    """
+    n_cols, dim = len(weights), points.values.shape[1]
+    path = Path(
+        np.empty((dim, LANES), np.float32),
+        np.empty((dim, LANES), np.float32),
+        np.zeros((dim + 1, LANES), np.float32),
+        np.ones((dim + 1, LANES), np.float32),
+        np.full((dim + 1, LANES), np.inf, np.float32),
+    )
+    for n in range(len(targets) // n_cols):
+        for group in range(groups.size):
+            column = group * dim
+            first = n * n_cols + column
+            scale = load(scales, n * groups.size + groups[group])
+            inverse = select(scale == ZERO, ZERO, ONE / scale)
+            for j in range(dim):
+                store(errors, first + j, -load(targets, first + j))  # as if the group's values were 0
+            for j in range(dim):
+                x = load(targets, first + j) + load(shifts, first + j)
+                for other in range(n_cols):
+                    x = multiply_add(load(errors, n * n_cols + other), -couplings[column + j, other], x)
+                store(path.wanted, j, x * inverse)
+            must_be_even = points.even and (column + dim) % PER_SIGNS == 0
+            place = best_point(path, points, column, couplings, weights, must_be_even)
+            take_point(path, place, points, column, couplings, weights, must_be_even)
+            if points.even:  # the first group of two that share their signs leaves its parity to the second
+                store(path.parity, 0, broadcast(ONE) if must_be_even else load(path.parity, dim))
+            for j in range(dim):
+                value = load(path.values, j)
+                code = int_lanes(place) + int_lanes(place) + int_lanes(select(value < ZERO, ONE, ZERO))
+                store(codes, first + j, code)
+                store(errors, first + j, multiply_add(value, scale, -load(targets, first + j)))
