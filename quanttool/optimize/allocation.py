@@ -13,7 +13,7 @@ from ..ggml_types import GGMLType
 from ..recipes.limits import fallback, read_table, reason_to_keep
 from ..recipes.rules import TensorRule, first_match
 from .costs import Costs
-from .knapsack import Item, feasible_range, solve
+from .knapsack import SECONDS, Item, feasible_range, solve
 
 
 @dataclass(frozen=True)
@@ -94,6 +94,10 @@ class _Unit:
     tensors: tuple[TensorInfo, ...]
     options: tuple[tuple[GGMLType, ...], ...]  # [n_options][n_tensors]
 
+    def summed(self, use: Callable[[TensorInfo, GGMLType], float]) -> list[float]:
+        """Of every option, what all tensors use."""
+        return [sum(map(use, self.tensors, kinds)) for kinds in self.options]
+
 
 class Problem:
     """All choices there are for a model. Raises RecipeError if a tensor is left without any."""
@@ -101,6 +105,7 @@ class Problem:
     def __init__(self, tensors: Iterable[TensorInfo], arch: str, costs: Costs, wishes: Wishes):
         self.tensors, self.costs, self.wishes = list(tensors), costs, wishes
         self.fixed: dict[str, GGMLType] = {}
+        self._known_items: dict[tuple[Callable, ...], list[Item]] = {}
         free: dict[str, list[TensorInfo]] = {}
         for tensor in self.tensors:
             if reason_to_keep(tensor, arch):
@@ -110,13 +115,13 @@ class Problem:
         self.units = [self._unit(tuple(group)) for group in free.values()]
         self.unmeasured = [t.name for unit in self.units for t in unit.tensors if not costs.is_measured(t)]
 
-    def minimize_divergence(self, limits: Sequence[Limit]) -> Allocation:
+    def minimize_divergence(self, limits: Sequence[Limit], seconds: float = SECONDS) -> Allocation:
         """Least sum of costs within limits. Raises RecipeError, with the feasible range, if nothing fits."""
-        return self._solve(self._cost, limits)
+        return self._solve(self._cost, limits, seconds)
 
     def minimize(self, use: Callable[[TensorInfo, GGMLType], float], limits: Sequence[Limit]) -> Allocation:
         """Least of anything else, as bytes, within limits; `divergence_limit` gives one on the costs."""
-        return self._solve(use, limits)
+        return self._solve(use, limits, SECONDS)
 
     def divergence_limit(self, total: float) -> Limit:
         return Limit("divergence", total, self._cost)
@@ -126,11 +131,13 @@ class Problem:
             return 0.0
         return self.costs.of(tensor, kind)
 
-    def _solve(self, objective: Callable[[TensorInfo, GGMLType], float], limits: Sequence[Limit]) -> Allocation:
+    def _solve(
+        self, objective: Callable[[TensorInfo, GGMLType], float], limits: Sequence[Limit], seconds: float
+    ) -> Allocation:
         by_name = {tensor.name: tensor for tensor in self.tensors}
         taken = [sum(limit.use(by_name[name], kind) for name, kind in self.fixed.items()) for limit in limits]
         constant = sum(objective(by_name[name], kind) for name, kind in self.fixed.items())
-        items = [self._item(unit, objective, limits) for unit in self.units]
+        items = self._items(objective, *(limit.use for limit in limits))
         if not items:
             raise RecipeError("the model has no tensor to quantize")
         least, most = feasible_range(items)
@@ -140,7 +147,7 @@ class Problem:
                     f"{limit.label}: nothing fits into {limit.amount:,.10g}; "
                     f"these types need at least {low + fixed:,.10g}"
                 )
-        solution = solve(items, [limit.amount - fixed for limit, fixed in zip(limits, taken, strict=True)])
+        solution = solve(items, [limit.amount - fixed for limit, fixed in zip(limits, taken, strict=True)], seconds)
         types = dict(self.fixed)
         for unit, option in zip(self.units, solution.chosen, strict=True):
             types |= {t.name: kind for t, kind in zip(unit.tensors, unit.options[option], strict=True)}
@@ -153,13 +160,17 @@ class Problem:
             types, total, solution.cost + constant, solution.bound + constant, ranges, list(self.unmeasured)
         )
 
-    @staticmethod
-    def _item(unit: _Unit, objective: Callable, limits: Sequence[Limit]) -> Item:
-        def summed(use: Callable[[TensorInfo, GGMLType], float]) -> list[float]:
-            return [sum(use(t, k) for t, k in zip(unit.tensors, kinds, strict=True)) for kinds in unit.options]
-
-        uses = np.array([summed(limit.use) for limit in limits], np.float64).reshape(len(limits), -1)
-        return Item(np.array(summed(objective), np.float64), uses.T)
+    def _items(self, objective: Callable, *uses: Callable) -> list[Item]:
+        """What each unit's options cost and use; kept, since a search asks again with other amounts."""
+        if (objective, *uses) not in self._known_items:
+            self._known_items[objective, *uses] = [
+                Item(
+                    np.array(unit.summed(objective), np.float64),
+                    np.array([unit.summed(use) for use in uses], np.float64).reshape(len(uses), -1).T,
+                )
+                for unit in self.units
+            ]
+        return self._known_items[objective, *uses]
 
     def _tie(self, name: str) -> str:
         for pattern in self.wishes.ties:

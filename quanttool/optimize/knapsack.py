@@ -18,9 +18,10 @@ from numpy.typing import NDArray
 from ..errors import RecipeError, UsageError
 
 SECONDS = 3.0  # that the search may take; after that the best solution so far, with its bound
-SCALE = 1e4  # of the relaxation's optimum: HiGHS stops at an absolute gap of 1e-6, which then is 1e-10 of the cost
+SCALE = 1e4  # of optimum and limits: HiGHS works with absolute tolerances of 1e-6, which then are 1e-10 of each
+TOLERANCE = 2e-6  # of what it takes for an integer: a choice within this of a limit may be above it
 CORE = 1.6  # options per item that a first search is made among, for a better solution to leave options out by
-TIGHTENINGS = 5  # attempts to get below limits that HiGHS, which works with tolerances, has passed by a little
+NEAREST, SWAPS = 500, 300  # options that pairs are tried of, and pairs that are swapped at most
 
 
 @dataclass(frozen=True)
@@ -65,7 +66,8 @@ def solve(items: Sequence[Item], limits: Sequence[float], seconds: float = SECON
     """Choose one option per item so that the costs are least and the uses add up to at most `limits`.
 
     limits:   [n_limits], positive
-    seconds:  for the search; the relaxation takes its own time, 0.3 s for 1,200 items of 30 options
+    seconds:  for the search, of wall time; 0 takes what swapping found. The rest takes its own time, at most 1 s for
+              1,200 items of 30 options
 
     Raises RecipeError if nothing fits, UsageError if scipy is missing.
     """
@@ -75,20 +77,12 @@ def solve(items: Sequence[Item], limits: Sequence[float], seconds: float = SECON
     if (least > limits).any() or (limits <= 0).any():
         raise RecipeError("no choice fits into the limits")
     table = _Table.of(items)
-    tightened = limits.copy()
     relaxed, prices = table.relaxation(limits)
-    for _ in range(TIGHTENINGS):
-        picked, bound = table.search(tightened, prices, deadline)
-        excess = table.uses[picked].sum(axis=0) - limits
-        if (excess <= 0).all():
-            cost = float(table.costs[picked].sum())
-            # A bound found below tightened limits says nothing about the given ones.
-            proven = bound if (tightened == limits).all() else relaxed
-            return Solution(table.options[picked], cost, min(cost, max(proven, relaxed)), prices)
-        tightened -= np.where(excess > 0, 2 * excess, 0)
-        if (least > tightened).any():
-            break
-    raise RecipeError("no choice fits into the limits; give a little more room")
+    picked, bound = table.search(limits, prices, deadline)
+    if picked is None:
+        raise RecipeError("no choice fits into all limits at once; give a little more room")
+    cost = float(table.costs[picked].sum())
+    return Solution(table.options[picked], cost, min(cost, max(bound, relaxed)), prices)
 
 
 @dataclass(frozen=True)
@@ -140,39 +134,64 @@ class _Table:
 
     def search(
         self, limits: NDArray[np.float64], prices: NDArray[np.float64], deadline: float
-    ) -> tuple[NDArray[np.int64], float]:
-        """Rows of the best choice, one per item, and a bound on the cost of any."""
+    ) -> tuple[NDArray[np.int64] | None, float]:
+        """Rows of the best choice, one per item, and a bound on the cost of any; None if none that fits was found."""
         priced = self.costs + self.uses @ prices
         least = self._least(priced)
         excess = priced - least[self.owner]  # what choosing an option adds to the bound at least
         bound = float(least.sum() - prices @ limits)
-        known = self._greedy(priced, limits)
-        threshold = np.inf if known is None else float(self.costs[known].sum()) - bound
-        if known is not None and threshold <= 0:
-            return known, bound
-        core = np.flatnonzero(excess <= threshold * (1 + 1e-9))  # no other option can be part of a better choice
+        known = self._improved(self._cheapest(priced, limits), excess, limits)
+        core = self._core(known, excess, bound)
         n_nearest = int(CORE * (self.owner[-1] + 1)) + 100
         if known is not None and len(core) > n_nearest:
             nearest = np.union1d(np.argsort(excess, kind="stable")[:n_nearest], known)
-            if better := self._highs(nearest, limits, max(abs(bound), threshold), (deadline - time.monotonic()) / 2):
-                known = min(known, better[0], key=lambda rows: self.costs[rows].sum())
-                threshold = float(self.costs[known].sum()) - bound
-                core = np.flatnonzero(excess <= threshold * (1 + 1e-9))
-        found = self._highs(core, limits, max(abs(bound), min(threshold, self._unit())), deadline - time.monotonic())
-        if found is None:
-            if known is None:
-                raise RecipeError("no choice fits into all limits at once")
-            return known, bound
-        if known is not None and self.costs[known].sum() < self.costs[found[0]].sum():
-            return known, found[1]
-        return found
+            known, _ = self._better(known, nearest, excess, limits, bound, (deadline - time.monotonic()) / 2)
+            core = self._core(known, excess, bound)
+        return self._better(known, core, excess, limits, bound, deadline - time.monotonic())
 
-    def _greedy(self, priced: NDArray[np.float64], limits: NDArray[np.float64]) -> NDArray[np.int64] | None:
-        """Rows of a good choice that fits: the cheapest at the prices, made to fit, then filled up. None if stuck."""
-        starts = np.flatnonzero(np.diff(self.owner, prepend=-1))
+    def _core(self, known: NDArray[np.int64] | None, excess: NDArray[np.float64], bound: float) -> NDArray[np.int64]:
+        """Rows that can be part of a choice better than a known one."""
+        return np.flatnonzero(excess <= (self._cost(known) - bound) * (1 + 1e-9))
+
+    def _better(
+        self,
+        known: NDArray[np.int64] | None,
+        rows: NDArray[np.int64],
+        excess: NDArray[np.float64],
+        limits: NDArray[np.float64],
+        bound: float,
+        seconds: float,
+    ) -> tuple[NDArray[np.int64] | None, float]:
+        """The best choice among some rows or the known one, and a bound on what any among these rows costs."""
+        gap, proven, deadline = self._cost(known) - bound, bound, time.monotonic() + seconds
+        # HiGHS takes a millionth for nothing, of gigabytes kilobytes: what it finds may have to be made to fit.
+        for amounts in (limits, limits * (1 - TOLERANCE)):
+            left = deadline - time.monotonic()
+            if gap <= 0 or left <= 0:
+                break
+            found = self._highs(rows, amounts, max(abs(bound), min(gap, self._unit())), left)
+            if found is None:
+                break
+            proven = max(proven, found[1]) if amounts is limits else proven
+            known = min(known, self._improved(found[0], excess, limits), key=self._cost)
+            if (self.uses[found[0]].sum(axis=0) <= limits).all():
+                break
+        return known, proven
+
+    def _improved(
+        self, chosen: NDArray[np.int64], excess: NDArray[np.float64], limits: NDArray[np.float64]
+    ) -> NDArray[np.int64] | None:
+        fitted = self._fitted(chosen, limits)
+        return None if fitted is None else self._swapped(fitted, excess, limits)
+
+    def _cheapest(self, priced: NDArray[np.float64], limits: NDArray[np.float64]) -> NDArray[np.int64]:
+        """Rows of each item's cheapest option at the prices, of equal ones the smallest."""
         size = (self.uses / limits).sum(axis=1)
-        order = np.lexsort((size, priced, self.owner))
-        chosen = order[starts]  # the first of each item
+        return np.lexsort((size, priced, self.owner))[np.flatnonzero(np.diff(self.owner, prepend=-1))]
+
+    def _fitted(self, chosen: NDArray[np.int64], limits: NDArray[np.float64]) -> NDArray[np.int64] | None:
+        """A choice made to fit, at the least cost per room, then filled up, by changing one item at a time."""
+        chosen = chosen.copy()
         used = self.uses[chosen].sum(axis=0)
         for _ in range(len(self.costs)):
             now = chosen[self.owner]
@@ -190,13 +209,33 @@ class _Table:
             chosen[self.owner[best]] = best
         return None
 
+    def _swapped(
+        self, chosen: NDArray[np.int64], excess: NDArray[np.float64], limits: NDArray[np.float64]
+    ) -> NDArray[np.int64]:
+        """A choice that fits made better by changing two items at a time, among the options nearest to the prices."""
+        chosen = chosen.copy()
+        near = np.argsort(excess, kind="stable")[:NEAREST]
+        owner = self.owner[near]
+        for _ in range(SWAPS):
+            now = chosen[owner]
+            cost, use = self.costs[near] - self.costs[now], self.uses[near] - self.uses[now]
+            room = limits - self.uses[chosen].sum(axis=0)
+            saved = cost[:, None] + cost
+            saved[owner[:, None] == owner] = 0
+            for one, left in zip(use.T, room, strict=True):
+                saved[one[:, None] + one > left] = 0
+            i, j = divmod(int(saved.argmin()), len(near))
+            if saved[i, j] >= 0:
+                break
+            chosen[owner[[i, j]]] = near[[i, j]]
+        return chosen
+
     def _highs(
         self, rows: NDArray[np.int64], limits: NDArray[np.float64], unit: float, seconds: float
     ) -> tuple[NDArray[np.int64], float] | None:
+        """Rows of the best choice among some, a little above limits at most, and a bound; None if none was found."""
         optimize = _scipy_optimize()
         unit = unit / SCALE
-        if seconds <= 0:
-            return None
         with _silent_stdout():
             result = optimize.milp(
                 self.costs[rows] / unit,
@@ -204,13 +243,16 @@ class _Table:
                 bounds=optimize.Bounds(0, 1),
                 constraints=[
                     optimize.LinearConstraint(self._one_each(rows), 1, 1),
-                    optimize.LinearConstraint((self.uses[rows] / limits).T, -np.inf, 1),
+                    optimize.LinearConstraint((self.uses[rows] / limits).T * SCALE, -np.inf, SCALE),
                 ],
                 options={"time_limit": seconds, "mip_rel_gap": 0},
             )
         if result.x is None:
             return None
         return rows[np.flatnonzero(result.x > 0.5)], float(result.mip_dual_bound * unit)
+
+    def _cost(self, rows: NDArray[np.int64] | None) -> float:
+        return np.inf if rows is None else float(self.costs[rows].sum())
 
     def _unit(self) -> float:
         return float(self.costs.max()) or 1.0
@@ -223,11 +265,9 @@ class _Table:
 def _not_dominated(item: Item) -> NDArray[np.int64]:
     """Options that no other beats or equals in everything; of equal ones the first."""
     order = np.lexsort((*item.uses.T, item.costs))  # a dominating option comes before those that it dominates
-    kept: list[int] = []
-    for option in order:
-        if not any((item.uses[other] <= item.uses[option]).all() for other in kept):
-            kept.append(option)
-    return np.array(sorted(kept))
+    uses = item.uses[order]
+    beaten = (uses[:, None] <= uses).all(axis=2)  # [by, whom]
+    return np.sort(order[~np.triu(beaten, 1).any(axis=0)])
 
 
 def _scipy_optimize():

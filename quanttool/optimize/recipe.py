@@ -1,6 +1,7 @@
 """From wishes to a recipe: budgets as limits, and a file that is not a byte larger than it may be."""
 
 import re
+import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 
@@ -10,8 +11,9 @@ from ..ggml_types import GGMLType
 from ..recipes.extract import extract
 from ..recipes.recipe import Recipe
 from .allocation import Allocation, Limit, Problem, n_bytes
+from .knapsack import SECONDS
 
-ATTEMPTS = 5  # at a file size: the header holds the recipe, whose length is known only afterwards
+ATTEMPTS = 6  # at a file size: the header holds the recipe, whose length is known only afterwards
 
 
 @dataclass(frozen=True)
@@ -69,14 +71,16 @@ def smallest_divergence(
         raise UsageError("without a limit every tensor gets its best type; give a size, bits per weight or a class")
     if budget.file_bytes is None or file_bytes is None:
         return problem.minimize_divergence(limits)
+    deadline = time.monotonic() + SECONDS
     header = 0
-    for _ in range(ATTEMPTS):
+    for attempt in range(ATTEMPTS):
         limits[0] = replace(limits[0], amount=budget.file_bytes - header)
-        allocation = problem.minimize_divergence(limits)
+        # The first only says how long the header is.
+        allocation = problem.minimize_divergence(limits, max(0.0, deadline - time.monotonic()) if attempt else 0.0)
         found = file_bytes(allocation)
-        if found <= budget.file_bytes:
+        if attempt and found <= budget.file_bytes:
             return allocation
-        excess = found - budget.file_bytes if header else 0
+        excess = max(0, found - budget.file_bytes) if attempt else 0
         header = max(header + excess, found - round(allocation.ranges[0].used))
     raise RecipeError(f"no recipe makes a file of {budget.file_bytes:,} bytes; give a little more room")
 

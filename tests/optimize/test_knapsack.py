@@ -48,6 +48,31 @@ def test_small_problems_are_solved_like_trying_everything():
     assert 5 < impossible < 100  # both kinds were met
 
 
+def test_a_choice_a_byte_too_large_is_not_taken():
+    """HiGHS takes a millionth of a limit for nothing: of gigabytes, kilobytes. As much may be lost by it."""
+    for seed in range(30):
+        rng = np.random.default_rng(seed)
+        items = [Item(rng.random(4), np.round(rng.random((4, 1)) * 1e9)) for _ in range(4)]
+        loose = solve(items, [2e9])
+        limit = sum(item.uses[option] for item, option in zip(items, loose.chosen, strict=True)) - 1
+        found = solve(items, limit)
+        assert sum(item.uses[option] for item, option in zip(items, found.chosen, strict=True)) <= limit
+        assert found.bound - 1e-12 <= brute_force(items, limit) <= found.cost + 1e-12, seed
+        assert found.cost <= brute_force(items, limit * (1 - 1e-6)) + 1e-12, seed
+
+
+def test_without_time_to_search_the_bound_still_holds():
+    for seed in range(60):
+        items, limits = small(seed)
+        best = brute_force(items, limits)
+        try:
+            found = solve(items, limits, seconds=0)
+        except RecipeError:  # what changes of one tensor at a time do not reach
+            continue
+        assert found.bound - 1e-9 <= best <= found.cost + 1e-9, seed
+        assert (sum(item.uses[o] for item, o in zip(items, found.chosen, strict=True)) <= limits).all(), seed
+
+
 def test_a_large_problem_comes_within_its_bound():
     rng = np.random.default_rng(1)
     bpw = np.sort(rng.uniform(1.7, 8.5, 12))
