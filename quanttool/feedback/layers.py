@@ -19,12 +19,13 @@ from ..formats import BlockFormat, dequantize_rows, quantize_rows
 from ..formats.base import Search
 from ..formats.grid import has_grid
 from ..imatrix.hessian import add_whole
-from .covariance import F32, F64, Inputs
+from .covariance import F32, Inputs
 from .matrices import Finished, round_matrices
 from .rounding import DAMPING, Feedback, damped
 from .target import corrections, excess_error, strengths
 
 HELD_OUT = 8  # one chunk of so many is not learned from: it decides
+SAME = 0.01  # relative difference below which a product is taken for a change of hidden states
 ROWS_PER_BATCH = 2048  # rows that go through a step at a time
 
 
@@ -34,14 +35,13 @@ class Settings:
 
     search:      how scales are found, see `formats.quantize_rows`
     passes:      over all columns after the first; each lowers the loss, none was seen to lower the divergence
-    correction:  what part of a target's best correction on held-out text is taken, 0 to 1. The correction also shrinks
-                 outputs as far as inputs are noise, in every layer anew: half of it diverges less than all
+    correction:  what part of a target's best correction on held-out text is taken, 0 to 1
     damping:     times the mean of the covariance's diagonal: added to it
     """
 
     search: Search = "reference"
     passes: int = 0
-    correction: float = 0.5
+    correction: float = 1.0
     damping: float = DAMPING
 
 
@@ -61,6 +61,16 @@ class Outcome(NamedTuple):
     def kept_plain(self) -> bool:
         """Feedback would have made it worse."""
         return self.plain < self.error
+
+
+class Group(NamedTuple):
+    """Weights with the same input.
+
+    share:  of its output that is added to the hidden states, and is all that is added; 0: it goes other ways
+    """
+
+    names: list[str]
+    share: float
 
 
 class Reached(Exception):
@@ -86,7 +96,10 @@ class Calibration:
     ):
         self.original, self.quantized = original, quantized
         self.formats, self.settings = formats, settings or Settings()
-        held_out = np.arange(len(tokens)) % HELD_OUT == HELD_OUT - 1
+        chunk = np.arange(len(tokens))
+        held_out = (
+            chunk % HELD_OUT == HELD_OUT - 1 - chunk // HELD_OUT % HELD_OUT
+        )  # in no step with how a text was mixed
         self.tokens = np.concatenate([tokens[~held_out], tokens[held_out]])
         self.n_learned = int((~held_out).sum())
         self.outcomes: list[Outcome] = []
@@ -109,14 +122,14 @@ class Calibration:
         """Quantize the step's weights, then take both hidden states through it."""
         groups = self._groups(step)
         advanced = False
-        for names in groups:
+        for names, share in groups:
             done = {name: finished(name) for name in names}
             if any(data is None for data in done.values()):
                 if self._n_matrices(names[0]) > 1:
                     rounder = _MatrixRounder(*self._sums(names[0], step_quantized), self.settings)
                 else:
-                    advanced = names is groups[-1]
-                    rounder = _Rounder(*self._inputs(names[0], step, step_quantized, advanced), self.settings)
+                    advanced = names is groups[-1][0]
+                    rounder = _Rounder(*self._inputs(names[0], step, step_quantized, share, advanced), self.settings)
             for name in names:
                 if done[name] is None:
                     done[name], outcome = rounder.round(name, self.original.tensors.expand(name), self.formats[name])
@@ -126,34 +139,48 @@ class Calibration:
             self._advance(self.original, step, self.x)
         self._advance(self.quantized, step_quantized, self.y)
 
-    def _groups(self, step: Any) -> list[list[str]]:
-        """Names of the step's weights that are to be quantized, by their input, in the order of their use."""
+    def _groups(self, step: Any) -> "list[Group]":
+        """The step's weights that are to be quantized, by their input, in the order of their use."""
         seen: dict[int, tuple[F32, list[str]]] = {}  # keeps the inputs, so that no two have the same address
 
         def note(name: str, x: F32, expert: int | None = None) -> None:
             if all(name not in names for _, names in seen.values()):
                 seen.setdefault(x.__array_interface__["data"][0], (x, []))[1].append(name)
 
+        before = self.x[:1]
         with self.original.watched_by(note):
-            step.work(self.x[:1])
-        groups = [[name for name in names if name in self.formats] for _, names in seen.values()]
-        return [names for names in groups if names]
+            change = step.work(before) - before
+        groups = [([name for name in names if name in self.formats], x) for x, names in seen.values()]
+        groups = [(names, x) for names, x in groups if names]
+        if not groups:
+            return []
+        names, x = groups[-1]
+        share = 0.0 if len(names) > 1 or self._n_matrices(names[0]) > 1 else share_of(self._linear(names[0])(x), change)
+        return [*(Group(names, 0.0) for names, _ in groups[:-1]), Group(names, share)]
 
-    def _inputs(self, name: str, step: Any, step_quantized: Any, advance: bool) -> tuple[Inputs, Inputs]:
-        """Covariances of a weight's inputs: of the chunks that are learned from, and of those held out.
+    def _linear(self, name: str) -> Any:
+        """The original's product with a weight."""
+        return next(linear for block in self.original.blocks for linear in block.linears if linear.name == name)
 
-        advance: on the way, take the original's hidden states through the step
+    def _inputs(self, name: str, step: Any, step_quantized: Any, share: float, advance: bool) -> tuple[Inputs, Inputs]:
+        """Sums over a weight's inputs: of the chunks that are learned from, and of those held out.
+
+        share:    see `Group`
+        advance:  on the way, take the original's hidden states through the step
         """
         sums: list[Inputs | None] = [None, None]
+        linear = self._linear(name)
         for batch in self._batches(step):
-            x, _ = rows_into(self.quantized, step_quantized, self.y[batch], name)
+            y = self.y[batch]
+            x, _ = rows_into(self.quantized, step_quantized, y, name)
             f, out = rows_into(self.original, step, self.x[batch], name, to_the_end=advance)
+            lacks = ((out - y) / np.float32(share)).reshape(len(x), -1) - linear(x) if share else f - x
             if advance:
                 self.x[batch] = out
             part = int(batch.start >= self.n_learned)
-            sums[part] = sums[part] or Inputs.empty(x.shape[1])
-            sums[part].add(x, f)
-        return sums[0], sums[1] or Inputs.empty(x.shape[1])
+            sums[part] = sums[part] or Inputs(x.shape[1], lacks.shape[1] if share else 0)
+            sums[part].add(x, lacks)
+        return sums[0], sums[1] or Inputs(x.shape[1], lacks.shape[1] if share else 0)
 
     def _n_matrices(self, name: str) -> int:
         ne = self.original.file.tensors[name].ne
@@ -195,15 +222,14 @@ class _Rounder:
     def __init__(self, learned: Inputs, held_out: Inputs, settings: Settings):
         self.learned, self.held_out, self.settings = learned, held_out, settings
         self.importance = np.diagonal(learned.second) / max(learned.count, 1)
-        h = damped(learned.second / max(learned.count, 1), settings.damping)
-        self.inverse: F64 | None = np.linalg.inv(h) if settings.correction else None
-        self.feedback = Feedback(h, settings.passes)
+        self.h = damped(learned.second / max(learned.count, 1), settings.damping)
+        self.feedback = Feedback(self.h, settings.passes)
 
     def round(self, name: str, weights: F32, fmt: BlockFormat) -> tuple[NDArray[np.uint8], Outcome]:
         """Bytes of a weight f32 [n_rows, n_cols], and what its rounding brought."""
         target, strength = weights, 0.0
-        if self.inverse is not None:
-            correction = corrections(weights, self.learned, self.inverse)
+        if self.settings.correction:
+            correction = corrections(weights, self.learned, self.h)
             strength = self.settings.correction * strengths(correction, weights, self.held_out)
             target = weights + np.float32(strength) * correction
         plain = quantize_rows(weights, fmt.name, self.importance, self.settings.search)
@@ -247,3 +273,12 @@ def rows_into(model: Any, step: Any, x: F32, name: str, to_the_end: bool = False
     with model.watched_by(watch), suppress(Reached):
         out = step.work(x)
     return rows, out
+
+
+def share_of(product: F32, change: F32) -> float:
+    """The factor with which a product is the change of hidden states; 0 if it is not that alone, but for rounding."""
+    product, change = product.reshape(-1).astype(np.float64), change.reshape(-1).astype(np.float64)
+    if product.shape != change.shape or not product.any():
+        return 0.0
+    share = float(product @ change / (product @ product))
+    return share if np.linalg.norm(change - share * product) < SAME * np.linalg.norm(change) else 0.0

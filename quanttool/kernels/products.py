@@ -59,3 +59,20 @@ def round_to_bf16(x, out):
             out[row, i] = np.uint16(QUIET_NAN if is_nan else rounded)
         out[row, n:] = 0
     out[n_rows:] = 0
+
+
+@kernel
+def columns_to_bf16(x, out):
+    """Columns as rows of pairs of nearest bfloat16 numbers, ties to even: f32 [2 * n_steps, n] -> u32 [n, n_steps].
+
+    Values must be finite. Eight columns at a time, as in `pack`.
+    """
+    bits = x.view(np.uint32)
+    n_rows, n = x.shape
+    for first in range(0, n, 8):
+        for step in range(n_rows // 2):
+            for i in range(first, min(first + 8, n)):
+                low, high = bits[2 * step, i], bits[2 * step + 1, i]
+                low += np.uint32(0x7FFF) + ((low >> np.uint32(16)) & np.uint32(1))
+                high += np.uint32(0x7FFF) + ((high >> np.uint32(16)) & np.uint32(1))
+                out[i, step] = (low >> np.uint32(16)) | (high & np.uint32(0xFFFF0000))
