@@ -94,7 +94,7 @@ def _in_blocks(work: Callable[[slice], None], n: int) -> None:
 
 
 def _pairs(x: F32) -> NDArray[np.uint32]:
-    """Columns as rows of bfloat16 pairs: f32 [n, n_cols] -> u32 [n_cols, ceil(n / 2)], rows filled up to whole tiles."""
+    """Columns as rows of bfloat16 pairs: f32 [n, n_cols] -> u32 [n_cols, ceil(n / 2)], filled up to whole tiles."""
     if len(x) % 2:
         x = np.concatenate([x, np.zeros((1, x.shape[1]), np.float32)])
     out = np.zeros((ceil(x.shape[1] / TILE_ROWS) * TILE_ROWS, len(x) // 2), np.uint32)

@@ -1,7 +1,7 @@
 """What a quantized weight should compute, given that its inputs are no longer those of the original model.
 
-Wanted is Q x = W f, where f is the original input and x the one of the quantized model; and where the output is added to
-hidden states, whatever the quantized model's state lacks by then besides. With r what W x lacks of that, the least
+Wanted is Q x = W f, where f is the original input and x the one of the quantized model; and where the output is added
+to hidden states, whatever the quantized model's state lacks by then besides. With r what W x lacks of that, the least
 squares solution is W + D H^-1 with D = sum r x^T. How much of that correction is taken is decided on held-out text.
 """
 
