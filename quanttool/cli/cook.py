@@ -1,19 +1,20 @@
 """`quanttool cook`: from a model and a size to a file that is measured, through all the other commands."""
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from ..errors import UsageError
-from .console import Size, note, print_table, threads_option, warn
-from .planned import measured, nearest_mixes, plan_of, stem
+from .console import Size, note, threads_option, warn
+from .cook_report import Comparison, Result, compare
+from .planned import stem
 from .texts import read_tokens
 
 if TYPE_CHECKING:
     from ..optimize.allocation import Allocation
+    from .calibration import Calibrating
     from .recipe_optimize import Search
 
 EPILOG = """
@@ -29,6 +30,14 @@ EPILOG = """
 @click.option("--test", "tests", multiple=True, metavar="TEXT", help="Held-out text; default: the one that ships.")
 @click.option("--types", metavar="T,T,...", help="Candidates, as for quanttool sensitivity; default: mainline.")
 @click.option("--probe", default="Q3_K", show_default=True, metavar="TYPE", help="Type that gains are measured at.")
+@click.option(
+    "--search",
+    type=click.Choice(["reference", "best", "auto"]),
+    default="reference",
+    show_default=True,
+    help="How scales and codes are found, as for quanttool quantize; of the mixes, too.",
+)
+@click.option("--calibrate", is_flag=True, help="Round with error feedback for the calibration text.")
 @click.option("-c", "--ctx-size", "n_ctx", type=click.IntRange(min=8), default=512, show_default=True, metavar="N")
 @click.option("--chunks", type=click.IntRange(min=1), default=4, show_default=True, help="Chunks for gains.")
 @click.option("--test-chunks", type=click.IntRange(min=1), default=20, show_default=True, help="Chunks to compare on.")
@@ -41,6 +50,8 @@ def command(
     tests: tuple[str, ...],
     types: str | None,
     probe: str,
+    search: str,
+    calibrate: bool,
     n_ctx: int,
     chunks: int,
     test_chunks: int,
@@ -53,13 +64,15 @@ def command(
     JSON and as one HTML page.
     """
     from ..data_folders import data_folder
+    from ..evaluate import split
     from ..parallel import use_threads
     from . import imatrix, quantize, sensitivity
+    from .calibration import prepare
 
     use_threads(threads)
     kitchen = Kitchen(model, Path(folder))
-    held_out = tests or (str(data_folder("calibration") / "evaluation.txt"),)
-    kitchen.settle({"files": list(files), "types": types, "probe": probe, "n_ctx": n_ctx, "chunks": chunks})
+    settings = {"files": list(files), "types": types, "probe": probe, "search": search, "n_ctx": n_ctx}
+    kitchen.settle(settings | {"chunks": chunks})
     text = [word for file in files for word in ("-f", file)]
     limit = ["-t", threads] if threads else []
     kitchen.step(
@@ -70,20 +83,27 @@ def command(
         "--imatrix", kitchen.imatrix, "--probe", probe, *(["--types", types] if types else []),
         "-o", kitchen.sensitivity, *limit,
     )  # fmt: skip
-    search = kitchen.search()
-    found: dict[str, Allocation] = {}
+    optimizer = kitchen.optimizer(search, prepare(model, files, None, None, search) if calibrate else None)
+    feedback = [word for file in files for word in ("--calibrate", file)] if calibrate else []
+    results: dict[str, Result] = {}
     for size in sizes:
-        n_bytes = Size().convert(size, None, None)
-        found[size] = search.best(file_bytes=n_bytes)
-        recipe, out = kitchen.named(size, "toml"), kitchen.named(size, "gguf")
-        kitchen.write_recipe(search, found[size], recipe)
+        name = f"{size}-calibrated" if calibrate else size
+        result = results[name] = kitchen.result(name, optimizer.best(file_bytes=Size().convert(size, None, None)))
+        write_recipe(result, optimizer)
         kitchen.step(
-            f"quantize to {size}", out, quantize.command, "--imatrix", kitchen.imatrix, "--recipe", recipe,
-            model, out, *limit, newer_than=recipe,
+            f"quantize to {size}", result.file, quantize.command, "--imatrix", kitchen.imatrix,
+            "--recipe", result.recipe, "--search", search, *feedback, "--report", result.errors, model, result.file,
+            *limit, newer_than=result.recipe,
         )  # fmt: skip
-    rows = kitchen.compare(search, found, held_out, n_ctx, test_chunks)
-    report = kitchen.report(search, found, rows, held_out)
-    show(rows)
+    held_out = tests or (str(data_folder("calibration") / "evaluation.txt"),)
+    tokens, bos_id = read_tokens(model, held_out)
+    comparison = compare(optimizer, results, split(tokens, n_ctx, test_chunks, bos_id=bos_id))
+    for message in comparison.worse_than_a_mix():
+        warn(message)
+    comparison.show()
+    rounding = f"search {search}" + (", error feedback of the calibration text" if calibrate else "")
+    texts = ", ".join(Path(test).name for test in held_out)
+    report = kitchen.report(comparison, optimizer, f"{rounding}; {n_ctx} tokens a chunk of {texts}")
     note(f"{report}: open it in a browser")
 
 
@@ -98,8 +118,9 @@ class Kitchen:
         self.imatrix = folder / f"{self.name}.imatrix.gguf"
         self.sensitivity = folder / f"{self.name}.sensitivity.json"
 
-    def named(self, size: str, suffix: str) -> Path:
-        return self.folder / f"{self.name}-{size}.{suffix}"
+    def result(self, name: str, allocation: "Allocation") -> Result:
+        files = (self.folder / f"{self.name}-{name}{suffix}" for suffix in (".gguf", ".toml", ".errors.json"))
+        return Result(allocation, *files)
 
     def settle(self, settings: dict[str, Any]) -> None:
         """Remember what files are made from. Raises UsageError if those in the folder were made otherwise."""
@@ -118,131 +139,39 @@ class Kitchen:
         note(f"{title}:")
         command.main([str(word) for word in words], prog_name=f"quanttool {title}", standalone_mode=False)
 
-    def search(self) -> "Search":
+    def optimizer(self, search: str, calibrating: "Calibrating | None") -> "Search":
         from ..optimize.allocation import Problem, Wishes
         from ..optimize.costs import Costs
         from ..optimize.recipe import Budget
         from ..sensitivity import load_sensitivity
         from .recipe_optimize import Search, Target, chosen_types
 
-        target, table = Target(self.model, str(self.imatrix)), load_sensitivity(self.sensitivity)
+        target = Target(self.model, str(self.imatrix), search, calibrating)
+        table = load_sensitivity(self.sensitivity)
         wishes = Wishes(chosen_types(None, table.types), alignment=target.alignment)
         problem = Problem(target.tensors, target.arch, Costs(table.costs, target.tensors), wishes)
         return Search(target, problem, Budget(), table.interaction)
 
-    def write_recipe(self, search: "Search", found: "Allocation", path: Path) -> None:
-        """The recipe's file; one that says the same stays as it is, and with it what was made from it."""
-        from ..files import atomic_output
-        from ..recipes.recipe import to_toml
-
-        text = to_toml(search.recipe(found)).encode()
-        if not path.exists() or path.read_bytes() != text:
-            with atomic_output(path) as file:
-                file.write(text)
-
-    def compare(
-        self, search: "Search", found: "dict[str, Allocation]", tests: tuple[str, ...], n_ctx: int, n_chunks: int
-    ) -> list[dict[str, Any]]:
-        """Our recipes and the classic mixes of their sizes, on a text that nothing was chosen by."""
-        from ..container import open_gguf
-        from ..evaluate import split
-
-        source, imatrix = open_gguf(self.model), search.target.imatrix
-        plans = {size: plan_of(source, search.recipe(one), imatrix, str(self.imatrix)) for size, one in found.items()}
-        for size in found:
-            plans |= nearest_mixes(source, plans[size].file_bytes, imatrix, str(self.imatrix))
-        tokens, bos_id = read_tokens(self.model, tests)
-        chunks = split(tokens, n_ctx, n_chunks, bos_id=bos_id)
-        divergences = measured(self.model, chunks, list(plans.values()), imatrix, "f32", None, "comparison")
-        rows = [
-            {
-                "name": name,
-                "ours": name in found,
-                "file_bytes": plan.file_bytes,
-                "bpw": plan.bpw,
-                "predicted_kld": search.predicted(found[name]) if name in found else None,
-                "mean_kld": one.mean_kld.value,
-                "uncertainty": one.mean_kld.uncertainty,
-                "perplexity": one.ppl.value,
-                "same_top": one.same_top_share.value,
-            }
-            for (name, plan), one in zip(plans.items(), divergences, strict=True)
-        ]
-        warn_of_worse(rows)
-        return rows
-
-    def report(
-        self,
-        search: "Search",
-        found: "dict[str, Allocation]",
-        rows: list[dict[str, Any]],
-        tests: tuple[str, ...],
-    ) -> Path:
+    def report(self, comparison: Comparison, optimizer: "Search", settings: str) -> Path:
+        """Write the report as JSON and HTML."""
         from ..files import atomic_output
         from ..plots.cook_page import page
 
+        data = {"model": self.model, "settings": settings, **comparison.as_data(optimizer)}
         table = json.loads(self.sensitivity.read_text())
-        data = {
-            "model": self.model,
-            "test": list(tests),
-            "rows": rows,
-            "warnings": worse_than_a_mix(rows),
-            "front": front(search, rows),
-            "sensitivity": {"interaction": table["interaction"], **table["details"]},
-            "recipes": {size: search.as_data(one) for size, one in found.items()},
-        }
+        data["sensitivity"] = {"interaction": table["interaction"], **table["details"]}
         for suffix, text in (("json", json.dumps(data, indent=1)), ("html", page(self.name, data))):
             with atomic_output(self.folder / f"{self.name}.report.{suffix}") as file:
                 file.write(text.encode())
         return self.folder / f"{self.name}.report.html"
 
 
-def front(search: "Search", rows: list[dict[str, Any]], points: int = 6) -> list[tuple[float, float]]:
-    """Predicted divergences of the best recipes around the sizes that were made: (bits per weight, nats)."""
-    from ..errors import RecipeError
+def write_recipe(result: Result, optimizer: "Search") -> None:
+    """The recipe's file; one that says the same stays as it is, and with it what was made from it."""
+    from ..files import atomic_output
+    from ..recipes.recipe import to_toml
 
-    low, high = (pick(row["bpw"] for row in rows) for pick in (min, max))
-    found = []
-    for i in range(points):
-        try:
-            one = search.best(bpw=0.95 * low + i * (1.05 * high - 0.95 * low) / (points - 1))
-        except RecipeError:  # less than the types can reach
-            continue
-        found.append((search.bpw(one), search.predicted(one)))
-    return found
-
-
-def worse_than_a_mix(rows: list[dict[str, Any]]) -> list[str]:
-    """Our files that diverge more than a classic mix that is no larger."""
-    return [
-        f"{row['name']} diverges more than {mix['name']}, which is no larger ({row['mean_kld']:.6f} and "
-        f"{mix['mean_kld']:.6f} nats)"
-        for row in rows
-        if row["ours"]
-        for mix in rows
-        if not mix["ours"] and mix["file_bytes"] <= row["file_bytes"] and mix["mean_kld"] < row["mean_kld"]
-    ]
-
-
-def warn_of_worse(rows: list[dict[str, Any]]) -> None:
-    for message in worse_than_a_mix(rows):
-        warn(message)
-
-
-def show(rows: list[dict[str, Any]]) -> None:
-    by_size: Callable[[dict[str, Any]], int] = lambda row: row["file_bytes"]  # noqa: E731
-    print_table(
-        ["", ">bytes", ">bpw", ">predicted KLD", ">measured KLD", ">±", ">perplexity"],
-        [
-            (
-                row["name"],
-                f"{row['file_bytes']:,}",
-                f"{row['bpw']:.3f}",
-                "" if row["predicted_kld"] is None else f"{row['predicted_kld']:.6f}",
-                f"{row['mean_kld']:.6f}",
-                f"{row['uncertainty']:.6f}",
-                f"{row['perplexity']:.4f}",
-            )
-            for row in sorted(rows, key=by_size)
-        ],
-    )
+    text = to_toml(optimizer.recipe(result.allocation)).encode()
+    if not result.recipe.exists() or result.recipe.read_bytes() != text:
+        with atomic_output(result.recipe) as file:
+            file.write(text)

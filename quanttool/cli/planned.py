@@ -1,11 +1,13 @@
 """A recipe, a mix or a type, applied to a model: what every tensor becomes, and the size of the file."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from ..container import TensorInfo
     from ..evaluate import Chunks, Divergence
+    from ..imatrix import Imatrix
     from ..quantize.plan import Plan
     from ..recipes.recipe import Recipe
 
@@ -16,7 +18,7 @@ CLASSIC = (
 )  # fmt: skip
 
 
-def planned(source: Any, what: str, imatrix: Any = None, imatrix_name: str = "") -> "Plan":
+def planned(source: Any, what: str, imatrix: Any = None, imatrix_name: str = "", search: str = "reference") -> "Plan":
     """The plan of a mix or type by its name, or of a recipe: a file, a shipped one, or its text."""
     from ..errors import UsageError
     from ..recipes.recipe import Recipe, read_recipe
@@ -26,10 +28,12 @@ def planned(source: Any, what: str, imatrix: Any = None, imatrix_name: str = "")
         recipe = Recipe((), name=what, base=parse_target(what).name)
     except UsageError:
         recipe = read_recipe(what)
-    return plan_of(source, recipe, imatrix, imatrix_name)
+    return plan_of(source, recipe, imatrix, imatrix_name, search)
 
 
-def plan_of(source: Any, recipe: "Recipe", imatrix: Any = None, imatrix_name: str = "") -> "Plan":
+def plan_of(
+    source: Any, recipe: "Recipe", imatrix: Any = None, imatrix_name: str = "", search: str = "reference"
+) -> "Plan":
     """The plan of a recipe, with all that quantize writes into a file's header."""
     from ..quantize.plan import make_plan
     from ..quantize.provenance import add_provenance
@@ -38,8 +42,16 @@ def plan_of(source: Any, recipe: "Recipe", imatrix: Any = None, imatrix_name: st
     request = Request(parse_target(recipe.base or "Q8_0"), rules=recipe.rules, imatrix=imatrix is not None)
     tensors = source.tensors.values()
     plan = make_plan(source.metadata, tensors, request, imatrix, imatrix_name, allow_requantize=True)
-    add_provenance(plan, request, source, imatrix, "reference")
+    add_provenance(plan, request, source, imatrix, search)
     return plan
+
+
+def filled_imatrix(path: str, tensors: "Iterable[TensorInfo]") -> "Imatrix":
+    """The imatrix of a file as quantize uses it for a model with these tensors."""
+    from ..imatrix import load
+    from ..imatrix.gaps import add_aliases, shrink_experts
+
+    return shrink_experts(add_aliases(load(path), list(tensors)))[0]
 
 
 def variant(plan: "Plan") -> dict[str, str]:
@@ -47,14 +59,14 @@ def variant(plan: "Plan") -> dict[str, str]:
     return {tensor.name: tensor.type.name for tensor in plan.tensors if tensor.converts}
 
 
-def nearest_mixes(source: Any, size: int, imatrix: Any, imatrix_name: str) -> "dict[str, Plan]":
+def nearest_mixes(source: Any, size: int, imatrix: Any, imatrix_name: str, search: str) -> "dict[str, Plan]":
     """The largest classic mix that is not above a size, and the smallest above it; those that can be written."""
     from ..errors import QuanttoolError
 
     plans: dict[str, Plan] = {}
     for name in CLASSIC:
         try:
-            plan = planned(source, name, imatrix, imatrix_name)
+            plan = planned(source, name, imatrix, imatrix_name, search)
         except QuanttoolError:  # a type that does not suit a tensor's shape
             continue
         if not plan.problems:
@@ -67,7 +79,14 @@ def nearest_mixes(source: Any, size: int, imatrix: Any, imatrix_name: str) -> "d
 
 
 def measured(
-    path: str, chunks: "Chunks", plans: "Sequence[Plan]", imatrix: Any, precision: str, memory: int | None, label: str
+    path: str,
+    chunks: "Chunks",
+    plans: "Sequence[Plan]",
+    imatrix: Any,
+    precision: str,
+    memory: int | None,
+    label: str,
+    search: str = "reference",
 ) -> "list[Divergence]":
     """Divergence of what each plan makes from the model, side by side, without writing files."""
     from ..models import load_model
@@ -79,7 +98,25 @@ def measured(
     used = {*model.weights(), model.output.name, "token_embd.weight"}
     variants = [{name: kind for name, kind in variant(plan).items() if name in used} for plan in plans]
     with progress_bar(label, "") as progress:
-        return divergences(model, chunks, variants, Weights(model.file, imatrix), progress, memory)
+        return divergences(model, chunks, variants, Weights(model.file, imatrix, search), progress, memory)
+
+
+def measured_files(path: str, chunks: "Chunks", files: "Sequence[Path]", label: str) -> "list[Divergence]":
+    """Divergence of files from the model."""
+    from ..evaluate import ModelPredictions, compare
+    from ..models import load_model
+    from .console import progress_bar
+
+    predictions = []
+    with progress_bar(label, "") as progress:
+        for i, file in enumerate((path, *files)):
+
+            def step(done: int, total: int, i: int = i) -> None:
+                progress(1000 * i + 1000 * done // total, 1000 * (1 + len(files)))
+
+            model = load_model(file, "f32")
+            predictions.append(ModelPredictions(model, chunks.scored(model.hidden_states(chunks.tokens, None, step))))
+    return compare(predictions[0], predictions[1:], chunks.targets)
 
 
 def stem(path: str) -> str:

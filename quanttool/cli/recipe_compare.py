@@ -46,11 +46,11 @@ def command(
     """
     from ..container import open_gguf
     from ..parallel import use_threads
-    from .planned import measured, planned
+    from .planned import filled_imatrix, measured, planned
 
     use_threads(threads)
     source = open_gguf(path, header_only=not files)
-    imatrix = _imatrix(imatrix_path, source) if imatrix_path else None
+    imatrix = filled_imatrix(imatrix_path, source.tensors.values()) if imatrix_path else None
     plans = {name: planned(source, name, imatrix, imatrix_path or "") for name in dict.fromkeys((a, b))}
     rows = [{"recipe": name, "file_bytes": plan.file_bytes, "bpw": plan.bpw} for name, plan in plans.items()]
     costs = None
@@ -167,10 +167,3 @@ def where_they_differ(a: "Plan", b: "Plan", sensitivity: "Sensitivity | None") -
 def kind_of(name: str) -> str:
     """A tensor's name without its layer."""
     return re.sub(r"^blk\.\d+\.", "", name).removesuffix(".weight")
-
-
-def _imatrix(path: str, source: Any) -> Any:
-    from ..imatrix import load
-    from ..imatrix.gaps import add_aliases, shrink_experts
-
-    return shrink_experts(add_aliases(load(path), source.tensors.values()))[0]

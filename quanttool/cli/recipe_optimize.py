@@ -9,6 +9,7 @@ import click
 
 from ..errors import UsageError
 from .console import Size, json_option, note, print_json, print_table, warn
+from .planned import filled_imatrix
 
 if TYPE_CHECKING:
     from ..ggml_types import GGMLType
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from ..optimize.allocation import Allocation, Problem
     from ..optimize.recipe import Budget
     from ..recipes.recipe import Recipe
+    from .calibration import Calibrating
 
 GIB = 1 << 30
 
@@ -141,15 +143,25 @@ def command(
 
 
 class Target:
-    """The model that the recipe is for: its tensors, and what size of file a recipe makes of it."""
+    """The model that the recipe is for: its tensors, and what size of file a recipe makes of it.
 
-    def __init__(self, path: str, imatrix_path: str | None = None):
+    search, calibrating:  what quantize will be told, since the file's header says so
+    """
+
+    def __init__(
+        self,
+        path: str,
+        imatrix_path: str | None = None,
+        search: str = "reference",
+        calibrating: "Calibrating | None" = None,
+    ):
         from ..container import open_gguf
         from ..container.layout import DEFAULT_ALIGNMENT
         from ..recipes.model_facts import ModelFacts
         from ..sensitivity.thireus import read_map
 
         self.name, self.imatrix_name = Path(path).stem, imatrix_path or ""
+        self.search, self.calibrating = search, calibrating
         self.imatrix: Imatrix | None = None
         if path.endswith(".map"):
             if not Path(path).is_file():
@@ -163,9 +175,7 @@ class Target:
         self.arch = ModelFacts.of(self.metadata).arch
         self.alignment = self.metadata.get("general.alignment", DEFAULT_ALIGNMENT)
         if imatrix_path:
-            from ..imatrix import load
-
-            self.imatrix = load(imatrix_path)
+            self.imatrix = filled_imatrix(imatrix_path, self.tensors)
 
     @property
     def used_experts(self) -> float:
@@ -180,10 +190,21 @@ class Target:
         from ..recipes.resolve import Request, parse_target
 
         request = Request(parse_target(recipe.base), rules=recipe.rules, imatrix=self.imatrix is not None)
-        plan = make_plan(self.metadata, self.tensors, request, self.imatrix, self.imatrix_name, allow_requantize=True)
+        calibrated = self.calibrating.weights if self.calibrating else ()
+        plan = make_plan(
+            self.metadata,
+            self.tensors,
+            request,
+            self.imatrix,
+            self.imatrix_name,
+            allow_requantize=True,
+            calibrated=calibrated,
+        )
         if self.source is None:
             return plan.file_bytes
-        add_provenance(plan, request, self.source, self.imatrix, "reference")
+        if self.calibrating:
+            self.calibrating.mark(plan)
+        add_provenance(plan, request, self.source, self.imatrix, self.search)
         return plan.file_bytes
 
 

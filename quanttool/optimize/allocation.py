@@ -123,6 +123,10 @@ class Problem:
         """Least of anything else, as bytes, within limits; `divergence_limit` gives one on the costs."""
         return self._solve(use, limits, SECONDS)
 
+    def costs_of(self, allocation: Allocation) -> dict[str, float]:
+        """Tensor -> nats of it, of all tensors that there was a choice for."""
+        return {t.name: self._cost(t, allocation.types[t.name]) for unit in self.units for t in unit.tensors}
+
     def divergence_limit(self, total: float) -> Limit:
         return Limit("divergence", total, self._cost)
 

@@ -8,6 +8,11 @@ WIDTH, HEIGHT = 640, 360
 LEFT, RIGHT, TOP, BOTTOM = 70, 20, 20, 50
 COLORS = ("#1f6feb", "#d1480f", "#2da44e", "#8250df", "#9a6700", "#cf222e")
 Points = Sequence[tuple[float, float]]
+# Attributes hold the colours of a light page; where the reader's is dark, these come before them.
+DARK = (
+    "<style>@media(prefers-color-scheme:dark){.ink{fill:#e6edf3}.paper{fill:#0d1117}.grid{stroke:#30363d}"
+    ".mark{stroke:#9198a1}}</style>"
+)
 
 
 def line_chart(
@@ -16,17 +21,20 @@ def line_chart(
     y_label: str,
     log_y: bool = False,
     marks: Mapping[str, tuple[float, float]] | None = None,
-    lines: bool = True,
     log_x: bool = False,
+    joined: Sequence[str] | None = None,
 ) -> str:
-    """Series of (x, y) as lines with points, `marks` as named crosses; logarithmic axes need positive values."""
+    """Series of (x, y) as points, joined by lines, `marks` as named crosses; logarithmic axes need positive values.
+
+    joined:  names of the series that get lines; None: all
+    """
     every = [point for points in series.values() for point in points] + list((marks or {}).values())
     x_axis = _Axis([x for x, _ in every], LEFT, WIDTH - RIGHT, log_x)
     y_axis = _Axis([y for _, y in every], HEIGHT - BOTTOM, TOP, log_y)
     body = [_grid(x_axis, y_axis, x_label, y_label)]
     for (name, points), color in zip(series.items(), COLORS * len(series), strict=False):
         places = [(x_axis.at(x), y_axis.at(y)) for x, y in points]
-        if lines and len(places) > 1:
+        if len(places) > 1 and (joined is None or name in joined):
             path = " ".join(f"{x:.1f},{y:.1f}" for x, y in places)
             body.append(f'<polyline points="{path}" fill="none" stroke="{color}" stroke-width="2"/>')
         for (x, y), (px, py) in zip(points, places, strict=True):
@@ -34,7 +42,8 @@ def line_chart(
             body.append(f'<circle cx="{px:.1f}" cy="{py:.1f}" r="3.5" fill="{color}">{title}</circle>')
     for name, (x, y) in (marks or {}).items():
         px, py = x_axis.at(x), y_axis.at(y)
-        body.append(f'<path d="M{px - 4:.1f} {py - 4:.1f}l8 8m0 -8l-8 8" stroke="#57606a" stroke-width="2"/>')
+        cross = f"M{px - 4:.1f} {py - 4:.1f}l8 8m0 -8l-8 8"
+        body.append(f'<path d="{cross}" class="mark" stroke="#57606a" stroke-width="2"/>')
         body.append(f'<text x="{px + 7:.1f}" y="{py - 5:.1f}" font-size="11">{escape(name)}</text>')
     body.append(_legend(list(series)))
     return _svg("".join(body), WIDTH, HEIGHT)
@@ -67,6 +76,31 @@ def table_map(
     return _svg("".join(body), left + len(columns) * cell_width + 20, top + len(rows) * cell_height + 20)
 
 
+def bar_chart(groups: Mapping[str, Sequence[tuple[str, float, float, bool]]], label: str) -> str:
+    """Horizontal bars from 0, group by group.
+
+    groups:  name -> (label, length, its standard error, highlighted)
+    """
+    left, right, width, height, gap = 90, 560, 18, 22, 12
+    longest = max((value + error for group in groups.values() for _, value, error, _ in group), default=0) or 1.0
+    body, y = [f'<text x="10" y="20" font-size="12">{escape(label)}</text>'], 36
+    for group in groups.values():
+        for name, value, error, highlighted in group:
+            end, low, high = (left + (right - left) * one / longest for one in (value, value - error, value + error))
+            color, weight = (COLORS[0], "bold") if highlighted else ("#8c959f", "normal")
+            middle = y + width / 2
+            body.append(
+                f'<text x="{left - 6}" y="{middle + 4}" font-size="11" font-weight="{weight}" text-anchor="end">'
+                f'{escape(name)}</text><rect x="{left}" y="{y}" width="{end - left:.1f}" height="{width}" '
+                f'fill="{color}"/><path d="M{low:.1f} {middle}H{high:.1f}" '
+                f'class="mark" stroke="#57606a"/><text x="{high + 6:.1f}" y="{middle + 4}" '
+                f'font-size="11">{value:.4g}</text>'
+            )
+            y += height
+        y += gap
+    return _svg("".join(body), WIDTH, y)
+
+
 class _Axis:
     """Values to pixels."""
 
@@ -97,11 +131,11 @@ def _grid(x_axis: _Axis, y_axis: _Axis, x_label: str, y_label: str) -> str:
     parts, below = [], HEIGHT - BOTTOM + 16
     for tick in x_axis.ticks():
         x = x_axis.at(tick)
-        parts.append(f'<path d="M{x:.1f} {TOP}V{HEIGHT - BOTTOM}" stroke="#d0d7de"/>')
+        parts.append(f'<path d="M{x:.1f} {TOP}V{HEIGHT - BOTTOM}" class="grid" stroke="#d0d7de"/>')
         parts.append(f'<text x="{x:.1f}" y="{below}" font-size="11" text-anchor="middle">{tick:g}</text>')
     for tick in y_axis.ticks():
         y = y_axis.at(tick)
-        parts.append(f'<path d="M{LEFT} {y:.1f}H{WIDTH - RIGHT}" stroke="#d0d7de"/>')
+        parts.append(f'<path d="M{LEFT} {y:.1f}H{WIDTH - RIGHT}" class="grid" stroke="#d0d7de"/>')
         parts.append(f'<text x="{LEFT - 6}" y="{y + 4:.1f}" font-size="11" text-anchor="end">{tick:g}</text>')
     middle = (TOP + HEIGHT - BOTTOM) / 2
     parts.append(
@@ -131,8 +165,8 @@ def _shade(share: float) -> str:
 def _svg(body: str, width: float, height: float) -> str:
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width:g} {height:g}" width="{width:g}" '
-        f'height="{height:g}" font-family="sans-serif" fill="#1f2328"><rect width="100%" height="100%" fill="#fff"/>'
-        f"{body}</svg>\n"
+        f'height="{height:g}" font-family="sans-serif">{DARK}'
+        f'<rect class="paper" width="100%" height="100%" fill="#fff"/><g class="ink" fill="#1f2328">{body}</g></svg>\n'
     )
 
 
