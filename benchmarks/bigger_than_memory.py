@@ -14,7 +14,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from math import sqrt
 from pathlib import Path
@@ -98,79 +98,136 @@ def random_rows(rng: np.random.Generator, tensor: TensorInfo, n_rows: int) -> np
     return blocks.reshape(n_rows, -1)
 
 
-@dataclass
+@dataclass(frozen=True)
+class MemoryController:
+    """Where control groups of a version are made, and the names of their files."""
+
+    folder: Path
+    limit: str
+    swap_limit: tuple[str, bool]  # and whether memory counts towards it
+    peak: str
+
+
+# Linux Documentation/admin-guide/cgroup-v2.rst and cgroup-v1/memory.rst. Both count cached pages of files.
+VERSION_2 = MemoryController(CGROUPS, "memory.max", ("memory.swap.max", False), "memory.peak")
+VERSION_1 = MemoryController(
+    CGROUPS / "memory", "memory.limit_in_bytes", ("memory.memsw.limit_in_bytes", True), "memory.max_usage_in_bytes"
+)
+
+
+@dataclass(frozen=True)
 class Bound:
     """How a program is kept within some memory.
 
-    prefix:  goes in front of its command
-    group:   control group that it joins
+    prefix:      goes in front of its command
+    controller:  makes a group that it joins
     """
 
     words: str
+    n_bytes: int
     prefix: Sequence[str] = ()
-    group: Path | None = None
+    controller: MemoryController | None = None
 
-
-@contextmanager
-def memory_bound(n_bytes: int) -> Iterator[Bound]:
-    """A control group of version 2, made here or by systemd; neither may be possible."""
-    group = CGROUPS / f"quanttool-{os.getpid()}"
-    try:
-        if "memory" not in (CGROUPS / "cgroup.subtree_control").read_text().split():
-            raise OSError("the memory controller is not there")
+    @contextmanager
+    def group(self) -> Iterator[Path | None]:
+        """The folder of a new control group, for all processes of one run."""
+        if self.controller is None:
+            yield None
+            return
+        group = self.controller.folder / f"quanttool-{os.getpid()}"
         group.mkdir()
-    except OSError:
-        yield _systemd_bound(n_bytes)
-        return
-    try:
-        (group / "memory.max").write_text(str(n_bytes))
-        if (group / "memory.swap.max").exists():
-            (group / "memory.swap.max").write_text("0")
-        yield Bound(f"control group of {n_bytes / MIB:.0f} MiB", group=group)
-    finally:
-        group.rmdir()
+        try:
+            (group / self.controller.limit).write_text(str(self.n_bytes))
+            name, with_memory = self.controller.swap_limit
+            if (group / name).exists():
+                (group / name).write_text(str(self.n_bytes if with_memory else 0))
+            yield group
+        finally:
+            group.rmdir()
 
 
-def _systemd_bound(n_bytes: int) -> Bound:
+def memory_bound(n_bytes: int) -> Bound:
+    """A control group of either version, made here or by systemd; neither may be possible."""
+    for version, controller in ((2, VERSION_2), (1, VERSION_1)):
+        bound = Bound(f"control group (version {version}) of {n_bytes / MIB:.0f} MiB", n_bytes, (), controller)
+        if (controller.folder / "cgroup.procs").exists():
+            with suppress(OSError), bound.group():
+                return bound
     command = ["systemd-run", "--scope", "--quiet", *(["--user"] if os.getuid() else [])]
     command += ["-p", f"MemoryMax={n_bytes}", "-p", "MemorySwapMax=0"]
     if shutil.which(command[0]) and subprocess.run([*command, "true"], capture_output=True).returncode == 0:
-        return Bound(f"systemd scope of {n_bytes / MIB:.0f} MiB", prefix=command)
-    return Bound("NO bound: neither a control group (version 2) nor a systemd scope can be made here")
+        return Bound(f"systemd scope of {n_bytes / MIB:.0f} MiB", n_bytes, command)
+    return Bound("NO bound: neither a control group nor a systemd scope can be made here", n_bytes)
 
 
-@dataclass
+@dataclass(frozen=True)
 class Measured:
+    """What a run took; in bytes unless said.
+
+    processor:     seconds, of all threads
+    read_calls:    given to the process by read and its like, cached or not
+    read:          that the process had the disk read, mapped pages and read-ahead included
+    device_read:   that the device read meanwhile, for anyone
+    own_peak:      resident without pages of files: what it cannot do without
+    group_peak:    of the control group, cached pages of files included
+    """
+
+    ended: str
     seconds: float
-    read: int  # bytes that the process had the disk read
-    device_read: int | None  # bytes that the device read meanwhile, for anyone
-    peak: int  # resident bytes that are no pages of files: what it cannot do without
+    processor: float
+    read_calls: int
+    read: int
+    device_read: int | None
+    own_peak: int
+    group_peak: int | None
+
+    def __str__(self) -> str:
+        def gb(n: int | None) -> str:
+            return "-" if n is None else f"{n / 1e9:.2f} GB"
+
+        return (
+            f"{self.ended} {self.seconds:.0f} s, processor {self.processor:.0f} s; {gb(self.read_calls)} by read(), "
+            f"{gb(self.read)} from the disk, {gb(self.device_read)} by the device for everyone; at most "
+            f"{gb(self.own_peak)} of its own, {gb(self.group_peak)} of the group"
+        )
 
 
-def measure(command: Sequence[str], bound: Bound, model: Path) -> Measured:
-    """Run a command with a cold cache; exits with its messages if it fails."""
+def measure(command: Sequence[str], bound: Bound, model: Path, limit: float) -> Measured:
+    """Run a command with a cold cache, for at most `limit` seconds; prints the end of its messages if it fails."""
     with open(model, "rb") as file:
         os.sync()  # pages that are not yet written would stay
         os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+    with bound.group() as group, tempfile.TemporaryFile() as log:
 
-    def join() -> None:
-        if bound.group is not None:
-            (bound.group / "cgroup.procs").write_text(str(os.getpid()))
+        def join() -> None:
+            if group is not None:
+                (group / "cgroup.procs").write_text(str(os.getpid()))
 
-    before, start = device_bytes(model), time.perf_counter()
-    with tempfile.TemporaryFile() as log:
+        before, start = device_bytes(model), time.perf_counter()
         process = subprocess.Popen([*bound.prefix, *command], stdout=log, stderr=log, preexec_fn=join)
-        peak = 0
+        own_peak, ended = 0, "finished in"
         while os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT | os.WNOHANG) is None:
-            peak = max(peak, 1024 * int(process_numbers(process.pid, "status").get("RssAnon", "0 kB").split()[0]))
+            anonymous = process_numbers(process.pid, "status").get("RssAnon", "0 kB")
+            own_peak = max(own_peak, 1024 * int(anonymous.split()[0]))
+            if time.perf_counter() - start > limit:
+                process.kill()
+                ended = "stopped after"
             time.sleep(0.05)
         seconds, after = time.perf_counter() - start, device_bytes(model)
-        read = int(process_numbers(process.pid, "io")["read_bytes"])  # it has ended, but is not yet waited for
-        if process.wait():
+        io = process_numbers(process.pid, "io")  # it has ended, but is not yet waited for
+        _, status, used = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+        if process.returncode:
             log.seek(0)
-            sys.exit(f"{' '.join(command)} ended with {process.returncode}\n{log.read()[-2000:].decode()}")
-    device = None if before is None or after is None else after - before
-    return Measured(seconds, read, device, peak)
+            print(f"{' '.join(command)} ended with {process.returncode}\n{log.read()[-2000:].decode()}")
+            ended = ended if ended.startswith("stopped") else f"FAILED ({process.returncode}) after"
+        group_peak = None
+        if group is not None and (group / bound.controller.peak).exists():
+            group_peak = int((group / bound.controller.peak).read_text())
+    return Measured(
+        ended, seconds, used.ru_utime + used.ru_stime, int(io["rchar"]), int(io["read_bytes"]),
+        None if before is None or after is None else after - before, own_peak, group_peak,
+    )  # fmt: skip
 
 
 def process_numbers(pid: int, file: str) -> dict[str, str]:
@@ -192,31 +249,31 @@ def device_bytes(path: Path) -> int | None:
 @click.option("--chunks", default=40, show_default=True, help="Chunks of 512 tokens.")
 @click.option("--experts-used", default=2, show_default=True, help="Experts per token.")
 @click.option("--threads", default=os.cpu_count(), show_default=True)
-@click.option("--folder", default=None, help="Where the model is written; default: the temporary folder.")
+@click.option("--model", default=None, help="Written there unless it exists, and kept; default: a temporary file.")
+@click.option("--options", multiple=True, default=["", "--precision bf16-experts"], help="Of ours; one run for each.")
 @click.option("--llama-imatrix", "peer", default=None, help="Run this program, too.")
-def main(size, memory, chunks, experts_used, threads, folder, peer) -> None:
+@click.option("--peer-options", multiple=True, default=[""], help="One run for each.")
+@click.option("--limit", default=25.0, show_default=True, help="Minutes after which a run is stopped.")
+def main(size, memory, chunks, experts_used, threads, model, options, peer, peer_options, limit) -> None:
     """Measure and print a line per program."""
     text = str(data_folder("calibration") / "calibration.txt")
-    with tempfile.TemporaryDirectory(dir=folder) as place, memory_bound(memory) as bound:
-        model, out = Path(place) / "model.gguf", str(Path(place) / "imatrix.gguf")
-        write_model(model, size, experts_used)
+    bound = memory_bound(memory)
+    with tempfile.TemporaryDirectory() as place:
+        model, out = Path(model or f"{place}/model.gguf"), f"{place}/imatrix.gguf"
+        if not model.exists():
+            write_model(model, size, experts_used)
         common = ["-m", str(model), "-f", text, "-c", "512", "--chunks", str(chunks), "-t", str(threads), "--no-ppl"]
-        programs = {"quanttool": [sys.executable, "-m", "quanttool", "imatrix", *common, "-o", out]}
+        ours = [sys.executable, "-m", "quanttool", "imatrix", *common, "-o", out]
+        programs = {f"quanttool {words}": [*ours, *words.split()] for words in options}
         if peer:
-            programs["llama-imatrix"] = [peer, *common, "-o", out + ".peer"]
-        n_bytes = model.stat().st_size
+            programs |= {f"llama-imatrix {words}": [peer, *common, "-o", out, *words.split()] for words in peer_options}
         print(
-            f"model of {n_bytes / 1e9:.2f} GB, {chunks} chunks of 512 tokens, {threads} threads; {bound.words}",
+            f"model of {model.stat().st_size / 1e9:.2f} GB, {chunks} chunks of 512 tokens, {threads} threads; "
+            f"{bound.words}",
             flush=True,
         )
         for name, command in programs.items():
-            m = measure(command, bound, model)
-            device = "-" if m.device_read is None else f"{m.device_read / 1e9:.2f}"
-            print(
-                f"{name:14}{m.seconds:6.0f} s; {m.read / 1e9:6.2f} GB read, {device} GB by the device; at most "
-                f"{m.peak / 1e9:.2f} GB of its own",
-                flush=True,
-            )
+            print(f"{name.strip()}: {measure(command, bound, model, 60 * limit)}", flush=True)
 
 
 if __name__ == "__main__":

@@ -15,5 +15,5 @@ def fingerprint(file: GGUFFile) -> str:
     digest = hashlib.sha256()
     for name, tensor in file.tensors.items():
         digest.update(f"{name} {tensor.type} {tensor.ne}".encode(errors="surrogateescape"))
-        digest.update(file.data(name).reshape(-1)[:SAMPLE_BYTES].tobytes())
+        digest.update(file.head(name, SAMPLE_BYTES))
     return digest.hexdigest()

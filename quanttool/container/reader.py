@@ -19,6 +19,10 @@ _MIN_KV_BYTES = 8 + 4 + 1
 _MIN_TENSOR_BYTES = 8 + 1 + 4 + 8 + 4 + 8
 _MAX_ARRAY_DEPTH = 2
 
+# Bytes that a system is asked to read at a time: Linux cuts longer requests off at its read-ahead, by default this much
+# (mm/readahead.c force_page_cache_ra).
+_READ_AT_ONCE = 128 << 10
+
 
 class _Cursor:
     """Walks the header; every step checks that the bytes are there."""
@@ -264,12 +268,27 @@ class GGUFFile:
         flat = np.frombuffer(self._map, np.uint8, tensor.n_bytes, self.data_start + tensor.offset)
         return flat.reshape(tensor.n_rows, tensor.row_bytes)
 
+    def head(self, name: str, n_bytes: int) -> bytes:
+        """The first bytes of a tensor. What lies behind them is not read on the way, as it else would be."""
+        first, start = self.data(name).reshape(-1)[:n_bytes], self.data_start + self.tensors[name].offset
+        self._advise("MADV_RANDOM", start, n_bytes)
+        try:
+            return first.tobytes()
+        finally:
+            self._advise("MADV_NORMAL", start, n_bytes)
+
     def will_need(self, name: str, first_row: int = 0, n_rows: int | None = None) -> None:
-        """Have the system start to read a tensor, or some rows of it, without waiting for them."""
+        """Have the system read a tensor, or some rows of it, into its cache; waits only while its queue is full."""
         tensor = self.tensors[name]
         n_rows = tensor.n_rows - first_row if n_rows is None else n_rows
         start = self.data_start + tensor.offset + first_row * tensor.row_bytes
-        self._advise("MADV_WILLNEED", start, n_rows * tensor.row_bytes)
+        end = start + n_rows * tensor.row_bytes
+        if not hasattr(os, "posix_fadvise"):  # not on every platform
+            self._advise("MADV_WILLNEED", start, end - start)
+            return
+        with self.path.open("rb") as file:
+            for at in range(start, end, _READ_AT_ONCE):
+                os.posix_fadvise(file.fileno(), at, min(_READ_AT_ONCE, end - at), os.POSIX_FADV_WILLNEED)
 
     def release(self, name: str, first_row: int, n_rows: int) -> None:
         """Let the system take back the memory of rows that were read; they are read anew when touched again."""

@@ -96,6 +96,10 @@ class ShardedGGUF:
         """Bytes of a tensor, u8 [n_rows, row_bytes]; see `GGUFFile.data`."""
         return self._file_of[name].data(name)
 
+    def head(self, name: str, n_bytes: int) -> bytes:
+        """See `GGUFFile.head`."""
+        return self._file_of[name].head(name, n_bytes)
+
     def will_need(self, name: str, first_row: int = 0, n_rows: int | None = None) -> None:
         """See `GGUFFile.will_need`."""
         self._file_of[name].will_need(name, first_row, n_rows)

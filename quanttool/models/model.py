@@ -10,13 +10,14 @@ from numpy.typing import ArrayLike, NDArray
 
 from .. import blas
 from ..container import GGUFFile
-from ..errors import ModelError, UsageError
+from ..errors import ModelError, QuanttoolError, UsageError
 from ..formats import dequantize_rows
 from ..ggml_types import ggml_type
 from .config import Config
 from .device import Device, OwnKernels
 from .kv_cache import KVCache
 from .layers import ROWS_PER_BATCH, GatedFFN, RMSNorm
+from .memory import free_memory
 from .moe import MoE
 from .products import block_precision
 from .scratch import room
@@ -220,11 +221,12 @@ class Model:
             [(step, self._batches_of(step, states, first_chunk)) for step in layer.steps()] for layer in self.layers
         ]
         done, total = 0, sum(len(batches) for plan in plans for _, batches in plan)
+        ahead = self._has_room_to_read_ahead()
         with self.watched_by(observer, inspector), blas.threads(1):
             for i, (block, plan) in enumerate(zip(self.blocks, plans, strict=True)):
                 with block.loaded():
-                    if i + 1 < len(self.blocks):
-                        self.blocks[i + 1].will_need()
+                    if ahead and i + 1 < len(self.blocks):
+                        self.blocks[i + 1].read_ahead()
                     if before is not None:
                         before[:] = storage
                     for step, batches in plan:
@@ -238,6 +240,13 @@ class Model:
             for _ in self._run(Step(self.output_norm), _batches(states, ROWS_PER_BATCH, first_chunk), len(plans) - 1):
                 pass
         return states
+
+    def _has_room_to_read_ahead(self) -> bool:
+        """Whether two layers of the file fit into free memory: else the next would displace the rest of this one."""
+        try:
+            return 2 * max((block.n_bytes for block in self.blocks), default=0) < free_memory()
+        except QuanttoolError:  # the system does not say
+            return False
 
     def run_layer(self, i: int, x: Array) -> None:
         """Take hidden states f32 [n_chunks, n_ctx, n_embd] through layer i, in place; its weights must be loaded."""
@@ -325,11 +334,10 @@ class Model:
             return
         bad = ~np.isfinite(x).all(axis=(1, 2))
         if bad.any():
-            damaged = [linear.name for linear in self.blocks[layer].linears if not linear.is_finite()]
+            damaged = ", ".join(self.blocks[layer].damaged()) or "an embedded token"
             raise ModelError(
                 f"{self.file.path}: hidden states of chunk {first_chunk + int(bad.argmax())} are not finite after "
-                f"layer {layer}: {', '.join(damaged) or 'an expert, a norm or an embedded token'} holds NaN or "
-                "infinity, or values grew beyond float32's range"
+                f"layer {layer}: {damaged} holds NaN or infinity, or values grew beyond float32's range"
             )
 
 

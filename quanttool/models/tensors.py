@@ -38,6 +38,9 @@ class Inspector(Protocol):
 EXPONENTIATED = {"attn_q", "attn_k", "attn_qkv"}
 
 
+LOOKED_THROUGH = 4096  # rows at a time, in search of NaN: a multiple of what any type weaves together
+
+
 class Watch:
     """Hands the inputs of products to an observer: one call at a time, in the order of the text.
 
@@ -127,10 +130,28 @@ class Tensors:
             return self._replaced[name]
         return self.file.data(name), self.file.tensors[name].type.name
 
-    def will_need(self) -> None:
-        """Have the system start to read all tensors whose names start with the prefix."""
-        for name in self._names():
-            self.file.will_need(name)
+    def read_ahead(self) -> None:
+        """Have the system read all tensors whose names start with the prefix, in the background."""
+
+        def read() -> None:
+            for name in self._names():
+                self.file.will_need(name)
+
+        threading.Thread(target=read, daemon=True).start()  # nobody has to wait for it, not even the end of the process
+
+    @property
+    def n_bytes(self) -> int:
+        """Size of all tensors whose names start with the prefix, as they are stored."""
+        return sum(self.file.tensors[name].n_bytes for name in self._names())
+
+    def damaged(self) -> list[str]:
+        """Names of the tensors, of those that were taken, that hold NaN or infinity; expands a part at a time."""
+        return [name for name in self._names() if name in self.taken and not self._is_finite(name)]
+
+    def _is_finite(self, name: str) -> bool:
+        data, info = self.file.data(name), self.file.tensors[name]
+        parts = (data[start : start + LOOKED_THROUGH] for start in range(0, len(data), LOOKED_THROUGH))
+        return all(np.isfinite(dequantize_rows(part, info.type.name, info.n_cols)).all() for part in parts)
 
     @contextmanager
     def loaded(self) -> Iterator[None]:
@@ -241,9 +262,6 @@ class Linear:
             return out
 
         return product
-
-    def is_finite(self) -> bool:
-        return bool(np.isfinite(self._tensors.expand(self.name)).all())
 
     def __call__(self, x: Array) -> Array:  # [..., n_in] -> [..., n_out]
         if self._weight is None:

@@ -1,6 +1,8 @@
 """Files written by the `gguf` library, read by ours; and files that lie."""
 
+import os
 import struct
+from pathlib import Path
 
 import gguf
 import numpy as np
@@ -231,3 +233,32 @@ def contested(tmp_path, type_id: int, n_bytes: int):
 def test_ids_that_two_programs_use_are_settled_by_size(tmp_path, type_id, n_bytes, words):
     with pytest.raises(FileFormatError, match=rf"a\.weight {words}"):
         GGUFFile(contested(tmp_path, type_id, n_bytes))
+
+
+def bytes_from_disk() -> int:
+    lines = Path("/proc/self/io").read_text().splitlines()
+    return int(dict(line.split(": ") for line in lines)["read_bytes"])
+
+
+@pytest.mark.skipif(not Path("/proc/self/io").exists(), reason="this system does not say what was read from the disk")
+def test_only_what_is_asked_for_is_read_from_the_disk(tmp_path):
+    """Tensors of 24 MiB: more than systems read ahead on their own."""
+    path, n = tmp_path / "cold.gguf", 24 << 20
+    tensors = [TensorInfo(name, BY_NAME["F32"], (n // 4096, 1024)) for name in "abcd"]
+    with GGUFWriter(path, {}, tensors) as writer:
+        for number, tensor in enumerate(tensors):
+            writer.write_rows(tensor.name, 0, np.full((1024, n // 1024), number, np.uint8))
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+    model = GGUFFile(path)
+    start = bytes_from_disk()
+    assert model.data("a")[-1, -1] == 0
+    if bytes_from_disk() == start:
+        pytest.skip(f"{tmp_path} is not on a disk")
+    start = bytes_from_disk()
+    assert model.head("c", 4096) == bytes([2]) * 4096
+    assert bytes_from_disk() - start <= 4 * 4096
+    start = bytes_from_disk()
+    model.will_need("d")
+    assert bytes_from_disk() - start > 0.9 * n

@@ -3,9 +3,11 @@
 import numpy as np
 import pytest
 
+from quanttool.container import GGUFFile
 from quanttool.errors import ModelError, UsageError
 from quanttool.models import load_model
 from quanttool.models.layers import GatedFFN
+from quanttool.models.tensors import Tensors
 from quanttool.parallel import use_threads
 from tests.models import tiny
 
@@ -169,12 +171,33 @@ def test_blocks_that_predict_further_tokens_are_left_out(tmp_path):
     np.testing.assert_array_equal(found, expected)
 
 
-def test_nan_names_the_damaged_weight(tmp_path):
-    weight = tiny.llama()[1]["blk.1.attn_q.weight"].copy()
-    weight[17, 3] = np.nan
-    model = load_model(broken(tmp_path, tensors={"blk.1.attn_q.weight": weight}))
-    with pytest.raises(ModelError, match=r"chunk 1 are not finite after layer 1: blk\.1\.attn_q\.weight holds NaN"):
+@pytest.mark.parametrize("name", ["blk.1.attn_q.weight", "blk.1.ffn_norm.weight"])
+def test_nan_names_the_damaged_tensor(tmp_path, name):
+    weight = tiny.llama()[1][name].copy()
+    weight[..., 17] = np.nan
+    model = load_model(broken(tmp_path, tensors={name: weight}))
+    with pytest.raises(ModelError, match=f"chunk 1 are not finite after layer 1: {name} holds NaN"):
         model.hidden_states(tokens(2, 8))
+
+
+def test_nan_names_the_damaged_experts(tiny_models, tmp_path):
+    path, name = tmp_path / "mixtral.gguf", "blk.1.ffn_down_exps.weight"
+    path.write_bytes((tiny_models / "mixtral.gguf").read_bytes())
+    file = GGUFFile(path)
+    with path.open("r+b") as changed:
+        changed.seek(file.data_start + file.tensors[name].offset)
+        changed.write(np.full(file.tensors[name].n_values, np.inf, np.float32).tobytes())
+    with pytest.raises(ModelError, match=f"chunk 1 are not finite after layer 1: {name} holds NaN"):
+        load_model(path).hidden_states(tokens(2, 8))
+
+
+@pytest.mark.parametrize("free, expected", [(1 << 30, ["blk.1."]), (4000, [])])
+def test_the_next_layer_is_read_ahead_where_there_is_room_for_it(llama, monkeypatch, free, expected):
+    read = []
+    monkeypatch.setattr(Tensors, "read_ahead", lambda block: read.append(block.prefix))
+    monkeypatch.setattr("quanttool.models.model.free_memory", lambda: free)
+    llama.hidden_states(tokens(2, 8))
+    assert read == expected
 
 
 def test_nan_names_layer_and_chunk(tmp_path):
