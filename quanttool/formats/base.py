@@ -67,6 +67,7 @@ class BlockFormat:
     # Where the bits of each value's code are (field "code"), if a value depends on nothing but its code and its block's
     # scales: such types can be rounded with error feedback, see grid.py.
     codes: "ClassVar[Layout | None]" = None
+    n_codes: ClassVar[int | None] = None  # how many there are, if not all that the bits can hold
     # The same for types whose values are vectors: where the numbers of their points are (field "point") and, if values
     # have signs of their own, the signs of every 8 values (field "sign", the lowest bit that of the first; 7 bits if
     # the number of minus signs is even), see points.py.

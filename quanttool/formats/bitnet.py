@@ -53,7 +53,8 @@ class IQ1_BN(BlockFormat):
 class IQ2_BN(BlockFormat):
     name = "IQ2_BN"
     importance = "ignored"
-    layout = Layout(16, code=bits(2, np.arange(64) % 16, 2 * (np.arange(64) // 16)))
+    n_codes = 3
+    layout = codes = Layout(16, code=bits(2, np.arange(64) % 16, 2 * (np.arange(64) // 16)))
 
     def quantize(self, rows, importance, search, out):
         scale, codes = ternary(rows)

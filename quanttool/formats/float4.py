@@ -12,6 +12,10 @@ from numpy.typing import NDArray
 from ..kernels import float4 as kernels
 from ..kernels.lanes import LANES
 from .base import BlockFormat
+from .grid import codes_at
+from .layout import bits
+
+i, j = np.arange(32), np.arange(64)  # values of a block of MXFP4, and of NVFP4
 
 
 @cache
@@ -41,6 +45,7 @@ class MXFP4(Float4):
 
     name = "MXFP4"
     size = 32
+    codes = codes_at(17, bits(4, 1 + i % 16, 4 * (i // 16)))
 
     def scales(self):
         return half_scales()[0]
@@ -60,6 +65,7 @@ class NVFP4(Float4):
 
     name = "NVFP4"
     size = 16
+    codes = codes_at(36, bits(4, 4 + 8 * (j // 16) + j % 8, 4 * (j // 8 % 2)))
 
     def scales(self):
         return half_scales()[1]

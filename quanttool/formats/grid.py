@@ -21,7 +21,7 @@ def has_grid(fmt: BlockFormat) -> bool:
 
 
 def n_codes(fmt: BlockFormat) -> int:
-    return 1 << fmt.codes.fields["code"].shape[-1]
+    return fmt.n_codes or 1 << fmt.codes.fields["code"].shape[-1]
 
 
 def levels(fmt: BlockFormat, data: NDArray[np.uint8], n_cols: int) -> NDArray[np.float32]:
