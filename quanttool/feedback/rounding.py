@@ -142,15 +142,17 @@ def _round(
         for block, columns in enumerate(order.blocks):
             here = slice(start, start + len(columns))
             start = here.stop
-            own = couplings.values[here, here]
-            shifts = errors[:, here] @ own.T - errors @ couplings.values[here].T
+            own = couplings.values[here]
+            shifts = -(errors[:, : here.start] @ own[:, : here.start].T)
+            if len(tables) == len(order.blocks):  # a further pass
+                shifts -= errors[:, here.stop :] @ own[:, here.stop :].T
             if len(tables) == block:  # in the first pass
                 data = scales.find(targets[:, here] + shifts, columns, out)
                 tables.append(grid.tables(data, len(columns)))
             codes[:, here], errors[:, here] = grid.round(
                 targets[:, here],
                 shifts,
-                own,
+                own[:, here],
                 couplings.weights[here],
                 tables[block],
                 columns - columns.min(),

@@ -15,7 +15,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .jit import helper, kernel
-from .lanes import LANES, broadcast, int_lanes, load, magnitude, multiply_add, select, smaller, store
+from .lanes import (
+    LANES,
+    any_lane,
+    broadcast,
+    int_lanes,
+    load,
+    magnitude,
+    multiply_add,
+    number_at,
+    select,
+    smaller,
+    store,
+)
 
 ZERO, ONE, FOUR = np.array([0, 1, 4], np.float32)
 PER_SIGNS = 8  # columns whose signs may have to be even together
@@ -27,6 +39,7 @@ class Points(NamedTuple):
     values: NDArray[np.float32]  # [n_points, dim]
     numbers: NDArray[np.int32]  # [n_points], in the order of the type
     changed: NDArray[np.int32]  # [n_points], the first coordinate in which it differs from the one before
+    after: NDArray[np.int32]  # [n_points, dim], the next that differs in that coordinate or one before it
     signed: bool  # values have signs beside the point
     even: bool  # of 8 values an even number are negative
 
@@ -34,6 +47,8 @@ class Points(NamedTuple):
 class Path(NamedTuple):
     """A group's values and what they cost up to each coordinate, in units of the scale."""
 
+    own: NDArray[np.float32]  # [dim * dim], the couplings of its columns with each other, times -1
+    weights: NDArray[np.float32]  # [dim]
     wanted: NDArray[np.float32]  # [dim, LANES], if the group's values before are 0
     values: NDArray[np.float32]  # [dim, LANES]
     costs: NDArray[np.float32]  # [dim + 1, LANES]
@@ -47,45 +62,57 @@ def sorted_points(values: NDArray[np.float32], signed: bool, even: bool) -> Poin
     values = np.ascontiguousarray(values[numbers])
     differs = values[1:] != values[:-1]
     changed = np.append(0, np.where(differs.any(axis=1), differs.argmax(axis=1), values.shape[1] - 1))
-    return Points(values, numbers.astype(np.int32), changed.astype(np.int32), signed, even)
+    after = np.empty(values.shape, np.int32)
+    after[-1] = len(values)
+    for p in range(len(values) - 2, -1, -1):
+        after[p] = np.where(np.arange(values.shape[1]) < changed[p + 1], after[p + 1], p + 1)
+    return Points(values, numbers.astype(np.int32), changed.astype(np.int32), after, signed, even)
 
 
 @helper
-def extend(path, j, point, points, column, couplings, weights):
+def extend(path, j, point, points):
     """Give column j of the group the point's value, with the sign that suits what is wanted of it."""
     x = load(path.wanted, j)
     for i in range(j):
-        x = multiply_add(load(path.values, i), -couplings[column + j, column + i], x)
+        x = multiply_add(load(path.values, i), number_at(path.own, len(path.weights) * j + i), x)
+    weight = number_at(path.weights, j)
     negative = x < (ZERO if points.signed else np.float32(-np.inf))
     value = select(negative, -point, point)
     store(path.values, j, value)
-    store(path.costs, j + 1, multiply_add(weights[column + j] * (x - value), x - value, load(path.costs, j)))
+    store(path.costs, j + 1, multiply_add(weight * (x - value), x - value, load(path.costs, j)))
     if points.even:
         store(path.parity, j + 1, select(negative, -load(path.parity, j), load(path.parity, j)))
-        change = FOUR * weights[column + j] * magnitude(x * value)
+        change = FOUR * weight * magnitude(x * value)
         store(path.change, j + 1, smaller(load(path.change, j), change))
 
 
 @helper
-def best_point(path, points, column, couplings, weights, must_be_even):
+def best_point(path, points, must_be_even):
     """The place in the table of the point that costs least, as Lanes of floats."""
     dim = len(path.wanted)
     least = broadcast(np.inf)
     place = broadcast(0)
-    for p in range(len(points.values)):
-        for j in range(points.changed[p], dim):
-            extend(path, j, broadcast(points.values[p, j]), points, column, couplings, weights)
-        cost = load(path.costs, dim)
-        if must_be_even:
-            cost = select(load(path.parity, dim) < ZERO, cost + load(path.change, dim), cost)
-        better = cost < least
-        least = select(better, cost, least)
-        place = select(better, p, place)
+    p = 0
+    while p < len(points.values):
+        j = np.int64(points.changed[p])
+        costly = False
+        while j < dim and not costly:
+            extend(path, j, broadcast(number_at(points.values, dim * p + j)), points)
+            costly = not any_lane(load(path.costs, j + 1) < least)
+            j += 1
+        if not costly:
+            cost = load(path.costs, dim)
+            if must_be_even:
+                cost = select(load(path.parity, dim) < ZERO, cost + load(path.change, dim), cost)
+            better = cost < least
+            least = select(better, cost, least)
+            place = select(better, p, place)
+        p = np.int64(points.after[p, j - 1])
     return place
 
 
 @helper
-def take_point(path, place, points, column, couplings, weights, must_be_even):
+def take_point(path, place, points, must_be_even):
     """Give the group's columns the values of the point at `place`; where their signs must be even, make them so."""
     dim = len(path.wanted)
     places, chosen = np.empty((1, LANES), np.float32), np.empty((dim, LANES), np.float32)
@@ -94,7 +121,7 @@ def take_point(path, place, points, column, couplings, weights, must_be_even):
         for j in range(dim):
             chosen[j, lane] = points.values[np.int64(places[0, lane]), j]
     for j in range(dim):
-        extend(path, j, load(chosen, j), points, column, couplings, weights)
+        extend(path, j, load(chosen, j), points)
     if must_be_even:
         odd = load(path.parity, dim) < ZERO
         for j in range(dim):
@@ -123,6 +150,8 @@ def round_groups(targets, shifts, couplings, weights, points, scales, groups, co
     """
     n_cols, dim = len(weights), points.values.shape[1]
     path = Path(
+        np.empty(dim * dim, np.float32),
+        np.empty(dim, np.float32),
         np.empty((dim, LANES), np.float32),
         np.empty((dim, LANES), np.float32),
         np.zeros((dim + 1, LANES), np.float32),
@@ -136,6 +165,9 @@ def round_groups(targets, shifts, couplings, weights, points, scales, groups, co
             scale = load(scales, n * groups.size + groups[group])
             inverse = select(scale == ZERO, ZERO, ONE / scale)
             for j in range(dim):
+                path.weights[j] = weights[column + j]
+                for i in range(dim):
+                    path.own[dim * j + i] = -couplings[column + j, column + i]
                 store(errors, first + j, -load(targets, first + j))  # as if the group's values were 0
             for j in range(dim):
                 x = load(targets, first + j) + load(shifts, first + j)
@@ -143,8 +175,8 @@ def round_groups(targets, shifts, couplings, weights, points, scales, groups, co
                     x = multiply_add(load(errors, n * n_cols + other), -couplings[column + j, other], x)
                 store(path.wanted, j, x * inverse)
             must_be_even = points.even and (column + dim) % PER_SIGNS == 0
-            place = best_point(path, points, column, couplings, weights, must_be_even)
-            take_point(path, place, points, column, couplings, weights, must_be_even)
+            place = best_point(path, points, must_be_even)
+            take_point(path, place, points, must_be_even)
             if points.even:  # the first group of two that share their signs leaves its parity to the second
                 store(path.parity, 0, broadcast(ONE) if must_be_even else load(path.parity, dim))
             for j in range(dim):
