@@ -30,35 +30,39 @@ def gptq_points(weights, h, table, scales, shifts, order, sign_bits):
     table:   f32 [n_points, dim]
     scales, shifts: f32 [n_rows, n_cols], of the columns
     order:   i64 [n_cols], columns of a group successive
-    sign_bits:  per 8 values, 0: none, 7: in every 8 successive columns the number of minus signs is even. If it were
-                odd, one sign of the last group changes, the one for which that costs least, and so much is added to
-                the cost of the point
+    sign_bits:  per 8 values, 0: none; 7: in every 8 successive columns the number of minus signs is even; 8
     """
-    dim, upper = table.shape[1], inverse_factor(h, order)
-    left = (weights - shifts)[:, order].astype(np.float64)
-    scales = scales[:, order]
-    values = np.empty_like(left)
-    n_minus = np.zeros(len(left), int)
-    for first in range(0, len(order), dim):
-        here = slice(first, first + dim)
-        settles = sign_bits == 7 and (first + dim) % 8 == 0
-        chosen, minus = [], []
-        for row in range(len(left)):
-            tries, costs, changes = group_tries(
-                left[row, here], upper[here, here], table * scales[row, first], sign_bits
-            )
-            odd = ((tries < 0).sum(axis=1) + n_minus[row]) % 2 == 1
-            best = (costs + (changes.min(axis=1) if settles else 0) * odd).argmin()
-            value = tries[best]
-            if settles and odd[best]:
-                value[changes[best].argmin()] *= -1
-            chosen.append(value)
-            minus.append((value < 0).sum())
-        n_minus = np.zeros_like(n_minus) if settles else n_minus + minus
-        values[:, here] = chosen
-        for j in range(first, first + dim):
-            left[:, j:] -= np.outer((left[:, j] - values[:, j]) / upper[j, j], upper[j, j:])
+    upper, word = inverse_factor(h, order), 8 if sign_bits == 7 else table.shape[1]
+    values = np.empty(weights.shape)
+    for row, left in enumerate((weights - shifts)[:, order].astype(np.float64)):
+        points = table * scales[row, order][::word, None, None]
+        for n, first in enumerate(range(0, len(order), word)):
+            ways = range(word // table.shape[1])  # two groups: both have an even number, or both an odd one
+            tries = [round_word(left.copy(), first, word, points[n], upper, sign_bits, odd) for odd in ways]
+            _, left, values[row, first : first + word] = min(tries, key=lambda way: way[0])
     return in_place(values, order) + shifts
+
+
+def round_word(left, first, word, points, upper, sign_bits, odd):
+    """Cost, what is then left [n_cols], and values [word], of successive columns.
+
+    With sign_bits 7 each group has an odd number of minus signs, or an even one. If the signs that suit it are not so,
+    one of them changes, the one for which that costs least, and so much is added to the cost of the point.
+    """
+    total, chosen = 0, []
+    for start in range(first, first + word, points.shape[1]):
+        here = slice(start, start + points.shape[1])
+        tries, costs, changes = group_tries(left[here], upper[here, here], points, sign_bits)
+        wrong = ((tries < 0).sum(axis=1) % 2 != odd) & (sign_bits == 7)
+        costs += changes.min(axis=1) * wrong
+        best = costs.argmin()
+        total += costs[best]
+        if wrong[best]:
+            tries[best, changes[best].argmin()] *= -1
+        for j, value in enumerate(tries[best], start):
+            left[j:] -= (left[j] - value) / upper[j, j] * upper[j, j:]
+        chosen.extend(tries[best])
+    return total, left, chosen
 
 
 def group_tries(left, upper, points, sign_bits):

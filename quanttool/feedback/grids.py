@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 from ..formats import BlockFormat, block_format
 from ..formats import grid as levels
 from ..formats import points as vectors
+from ..formats.iqkt import Trellis
 from ..kernels.feedback import round_columns
-from ..kernels.feedback_points import Points, round_groups, sorted_points
+from ..kernels.feedback_points import Points, Slab, round_groups, sorted_points
 from ..kernels.tiles import as_tiles, store_tiles
 
 F32 = NDArray[np.float32]
@@ -79,7 +80,7 @@ class Levels(Grid):
 class Vectors(Grid):
     """A group of columns has one code: the code of a column is twice its point's place in the sorted table, plus sign.
 
-    Columns that share a word of signs are rounded one group after the other, so that the last can settle it.
+    Columns that share a word of signs are rounded together.
     """
 
     dtype = np.int32
@@ -98,17 +99,17 @@ class Vectors(Grid):
         groups = columns[:: self.dim] // self.dim
         new_errors = _tiles(errors)
         codes = np.empty(new_errors.shape, np.int32)
-        round_groups(
+        slab = Slab(
             _tiles(targets - np.repeat(offsets[:, groups], self.dim, axis=1)),
             _tiles(shifts),
             _whole(couplings),
-            np.ascontiguousarray(weights),
-            self.points,
+            _whole(weights),
             _tiles(scales),
             groups,
             codes,
             new_errors,
         )
+        round_groups(slab, self.points)
         return _rows(codes, errors.shape), _rows(new_errors, errors.shape)
 
     def write(self, codes, data):
@@ -116,9 +117,49 @@ class Vectors(Grid):
         vectors.write_points(self.fmt, numbers, (codes & 1).astype(bool), data)
 
 
+class Sequences(Grid):
+    """A group of columns has one of so many points that they are not all tried: the search is the type's own.
+
+    That knows squared errors with a weight for each column. So a group's loss, given those before it, is taken around
+    its least with the diagonal of its quadratic form. (With IQ2_S that costs up to 3 % of the loss, mostly 0.5 %.)
+    """
+
+    dtype = np.int32
+
+    def __init__(self, fmt):
+        super().__init__(fmt)
+        self.step = vectors.dimension(fmt)
+        self.signed = vectors.n_sign_bits(fmt) > 0
+
+    def tables(self, data, n_cols):
+        return vectors.scales_and_shifts(self.fmt, data, n_cols)
+
+    def round(self, targets, shifts, couplings, weights, tables, columns, errors):
+        values = self.fmt.point_values
+        codes, errors = np.empty(errors.shape, np.int32), errors.copy()
+        for start in range(0, len(columns), self.step):
+            here = slice(start, start + self.step)
+            scales = tables[0][:, columns[start] // self.step]
+            form = np.eye(self.step, dtype=np.float32) + couplings[here, here]
+            errors[:, here] = 0
+            free = targets[:, here] + (shifts[:, here] - errors @ couplings[here].T) @ np.linalg.inv(form).T
+            square = np.einsum("ji,j,ji->i", form, weights[here], form)
+            found = self.fmt.nearest_points(free, square, scales)
+            value = values[found] * scales[:, None]
+            negative = (free < 0) & self.signed
+            codes[:, here] = 2 * found[:, None] + negative
+            errors[:, here] = np.where(negative, -value, value) - targets[:, here]
+        return codes, errors
+
+    def write(self, codes, data):
+        vectors.write_points(self.fmt, codes[:, :: self.step] >> 1, (codes & 1).astype(bool), data)
+
+
 def grid_of(fmt: BlockFormat) -> Grid:
     """The grid of a format for which `formats.grid.has_grid`."""
-    return Levels(fmt) if fmt.codes is not None else Vectors(fmt)
+    if fmt.codes is not None:
+        return Levels(fmt)
+    return Sequences(fmt) if isinstance(fmt, Trellis) else Vectors(fmt)
 
 
 @cache

@@ -179,13 +179,15 @@ class Scales:
         """Write a super-block's scales into `out`; returns it as a row of its own, u8 [n_rows, row_bytes]."""
         first, meta = columns.min(), self.fmt.type.row_meta_bytes
         start, stop = (self.fmt.type.row_bytes(n) for n in (first, first + len(columns)))
-        if not meta:
+        data = np.hstack([out[:, :meta], out[:, start:stop]])
+        if not meta or self.fmt.rescales:
             values = np.empty_like(wanted)
             values[:, columns - first] = wanted
-            data = np.empty((len(wanted), stop - start), np.uint8)
             self._quantize(values, first, data)
-            out[:, start:stop] = data
-        return np.hstack([out[:, :meta], out[:, start:stop]])
+            if meta:
+                self.fmt.rescale(data, out[:, :meta])
+            out[:, start:stop] = data[:, meta:]
+        return data
 
     def _quantize(self, values: F32, first: int, out: NDArray[np.uint8]) -> None:
         importance = None

@@ -73,6 +73,9 @@ class BlockFormat:
     # the number of minus signs is even), see points.py.
     points: "ClassVar[Layout | None]" = None
 
+    # Whether `rescale` is there and as good as a search: for types in which a row has one scale beside its blocks'.
+    rescales: ClassVar[bool] = False
+
     def __init_subclass__(cls) -> None:
         if "name" in vars(cls):
             _REGISTRY[cls.name] = cls()
@@ -109,6 +112,13 @@ class BlockFormat:
         out: NDArray[np.uint8],  # [n_rows, row_bytes], written here
     ) -> None:
         """Write the bytes of `rows` into `out`."""
+        raise NotImplementedError
+
+    def rescale(self, data: NDArray[np.uint8], meta: NDArray[np.uint8]) -> None:
+        """Give rows u8 [n_rows, row_bytes] the metadata [n_rows, row_meta_bytes] of others.
+
+        Their blocks' scales stay what they are as nearly as they can; then codes stay, too.
+        """
         raise NotImplementedError
 
     def dequantize(

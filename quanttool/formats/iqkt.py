@@ -9,6 +9,7 @@ from itertools import product
 from typing import ClassVar
 
 import numpy as np
+from numpy.typing import NDArray
 
 from . import iqk_tables as table
 from .layout import Layout, bits, join
@@ -39,10 +40,22 @@ class Trellis(PoolSearch):
     d_targets: ClassVar[tuple[float, ...]] = tuple(range(-127 - 9, -127 + 10))
     best_offsets: ClassVar[tuple[float, ...]] = tuple(range(-48, 25, 12))
     plain_sigma = 0.25
+    rescales = False  # levels lie far apart: the loss is lower with those found for the whole row
+
+    @property
+    def point_values(self):
+        return self.tables[0]
 
     def weights(self, rows, importance, size):
         """Never quite zero, as sequences are told apart by their weighted distance alone."""
         return super().weights(rows, importance, size) + UNIFORM_IMPORTANCE
+
+    def nearest_points(self, x: F32, weights: F32, scales: F32) -> NDArray[np.int64]:
+        """Numbers [n] of the points nearest to groups x f32 [n, dim], with scales f32 [n] and weights f32 [dim]."""
+        weights = np.repeat(weights[None, None], len(x), axis=0)
+        inverses = quotient(np.float32(1), scales)[:, None]
+        codes, _, _ = self.nearest_sequences(x[:, None], weights, inverses, 0, self.reach[1])
+        return codes.reshape(-1).astype(np.int64)
 
     def find_levels(self, x, weights):
         scales, scores, variants = self.find_scales(x, weights)
@@ -95,6 +108,7 @@ class IQ1_KT(Trellis):
         scale=bits(4, b),
         code=join(bits(8, 8 + g), bits(4, 40 + g % 16, 4 * (g // 16)), bits(1, g // 4, 4 + g % 4)),
     )
+    points = Layout(56, point=layout.fields["code"])
     levels = table.IQ4[0, :, 0]
     offsets = (0, -8)
     d_factor = 1.07
@@ -107,6 +121,7 @@ class IQ1_KT(Trellis):
 class IQ2_KT(Trellis):
     name = "IQ2_KT"
     layout = Layout(68, scale=bits(4, b % 4, 4 * (b // 4)), code=bits(16, 4 + 2 * g))
+    points = Layout(68, point=layout.fields["code"])
     levels = table.IQ4[0, :, 0]
 
     @property
@@ -124,6 +139,7 @@ class IQ3_KT(Trellis):
         code=bits(16, 4 + 2 * g),
         sign=bits(1, 68 + j % 32, j // 32),
     )
+    points = Layout(100, point=layout.fields["code"], sign=layout.fields["sign"].reshape(32, 8))
     levels = table.integers(0, 16)
     base = 84
     by_row = 123

@@ -178,6 +178,15 @@ class Tabulated(BlockFormat):
         with np.errstate(over="ignore"):
             return np.clip(np.ldexp(d, exponents), -largest, largest)
 
+    rescales = True
+
+    def rescale(self, data, meta):
+        fields = self.layout.unpack(data, meta.shape[1])
+        scales = row_scales(data, meta.shape[1])[:, None] * self.levels[fields["scale"]].reshape(len(data), -1)
+        fields["scale"] = self.nearest_levels(scales, row_scales(meta, meta.shape[1])).reshape(fields["scale"].shape)
+        data[:, : meta.shape[1]] = meta
+        self.layout.pack(fields, data, meta.shape[1])
+
     def write(self, blocks: dict[str, U16], d: F32, out: NDArray[np.uint8]) -> None:
         """Pack the blocks; d f32 [n_rows, n_blocks or 1]."""
         meta = self.type.row_meta_bytes

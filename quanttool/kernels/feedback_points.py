@@ -29,8 +29,26 @@ from .lanes import (
     store,
 )
 
-ZERO, ONE, FOUR = np.array([0, 1, 4], np.float32)
+ZERO, ONE, TWO, FOUR = np.array([0, 1, 2, 4], np.float32)
 PER_SIGNS = 8  # columns whose signs may have to be even together
+
+
+class Slab(NamedTuple):
+    """Columns of a super-block in the order in which they are rounded, group by group; a row per lane.
+
+    Errors are value - target; those that are there already (of an earlier pass) count until the group is rounded anew.
+    """
+
+    targets: NDArray[np.float32]  # [n_tiles * n_cols, LANES]
+    shifts: NDArray[np.float32]  # of the same shape, what the errors of other blocks call for
+    couplings: NDArray[np.float32]  # [n_cols, n_cols], of the column to be rounded (first) with each other one;
+    # 0 with itself and with those of its group (of all that share their signs) that come after it
+    weights: NDArray[np.float32]  # [n_cols], of squared errors that the columns before have left
+    scales: NDArray[np.float32]  # [n_tiles * n_groups, LANES]
+    groups: NDArray[np.int64]  # [n_groups], where in the block each group is
+    codes: NDArray[np.int32]  # [n_tiles * n_cols, LANES], written: twice the place of the group's point in the table,
+    # and 1 for a minus sign
+    errors: NDArray[np.float32]  # [n_tiles * n_cols, LANES], read and written
 
 
 class Points(NamedTuple):
@@ -87,8 +105,8 @@ def extend(path, j, point, points):
 
 
 @helper
-def best_point(path, points, must_be_even):
-    """The place in the table of the point that costs least, as Lanes of floats."""
+def best_point(path, points):
+    """The place in the table of the point that costs least, as Lanes of floats, and its cost."""
     dim = len(path.wanted)
     least = broadcast(np.inf)
     place = broadcast(0)
@@ -102,17 +120,17 @@ def best_point(path, points, must_be_even):
             j += 1
         if not costly:
             cost = load(path.costs, dim)
-            if must_be_even:
+            if points.even:
                 cost = select(load(path.parity, dim) < ZERO, cost + load(path.change, dim), cost)
             better = cost < least
             least = select(better, cost, least)
             place = select(better, p, place)
         p = np.int64(points.after[p, j - 1])
-    return place
+    return place, least
 
 
 @helper
-def take_point(path, place, points, must_be_even):
+def take_point(path, place, points):
     """Give the group's columns the values of the point at `place`; where their signs must be even, make them so."""
     dim = len(path.wanted)
     places, chosen = np.empty((1, LANES), np.float32), np.empty((dim, LANES), np.float32)
@@ -122,7 +140,7 @@ def take_point(path, place, points, must_be_even):
             chosen[j, lane] = points.values[np.int64(places[0, lane]), j]
     for j in range(dim):
         extend(path, j, load(chosen, j), points)
-    if must_be_even:
+    if points.even:
         odd = load(path.parity, dim) < ZERO
         for j in range(dim):
             here = odd & (load(path.change, j + 1) == load(path.change, dim))
@@ -130,25 +148,44 @@ def take_point(path, place, points, must_be_even):
             odd = odd & ~here
 
 
+@helper
+def round_group(slab, tile, group, sign, points, path):
+    """Take a group to the best point, and if even, to one whose signs' product is `sign`; what it costs."""
+    n_cols, dim = len(slab.weights), len(path.wanted)
+    column = group * dim
+    first = tile * n_cols + column
+    scale = load(slab.scales, tile * slab.groups.size + slab.groups[group])
+    inverse = select(scale == ZERO, ZERO, ONE / scale)
+    store(path.parity, 0, broadcast(sign))
+    for j in range(dim):
+        path.weights[j] = slab.weights[column + j]
+        for i in range(dim):
+            path.own[dim * j + i] = -slab.couplings[column + j, column + i]
+        store(slab.errors, first + j, -load(slab.targets, first + j))  # as if the group's values were 0
+    for j in range(dim):
+        x = load(slab.targets, first + j) + load(slab.shifts, first + j)
+        for other in range(n_cols):
+            x = multiply_add(load(slab.errors, tile * n_cols + other), -slab.couplings[column + j, other], x)
+        store(path.wanted, j, x * inverse)
+    place, cost = best_point(path, points)
+    take_point(path, place, points)
+    for j in range(dim):
+        value = load(path.values, j)
+        code = int_lanes(place) + int_lanes(place) + int_lanes(select(value < ZERO, ONE, ZERO))
+        store(slab.codes, first + j, code)
+        store(slab.errors, first + j, multiply_add(value, scale, -load(slab.targets, first + j)))
+    return cost
+
+
 @kernel
-def round_groups(targets, shifts, couplings, weights, points, scales, groups, codes, errors):
+def round_groups(slab, points):
     """Take each group of columns to the point that is nearest to what is left to be made up, see above.
 
-    A row per lane. Errors are value - target; those that are there already (of an earlier pass) count until the group
-    is rounded anew.
-
-    targets:    f32 [n_tiles * n_cols, LANES], columns in the order in which they are rounded, group by group
-    shifts:     f32 of the same shape, what the errors of other blocks call for
-    couplings:  f32 [n_cols, n_cols], of the column to be rounded (first) with each other one; 0 with itself and with
-                those of its group that come after it
-    weights:    f32 [n_cols], of squared errors that the columns before have left
-    scales:     f32 [n_tiles * n_groups, LANES]
-    groups:     i64 [n_groups], where in the block each group is
-    codes:      i32 [n_tiles * n_cols, LANES], written: twice the place of the group's point in the table, and 1 for a
-                minus sign
-    errors:     f32 [n_tiles * n_cols, LANES], read and written
+    Two groups of 4 that share a word of signs can both have an even number of minus signs, or both an odd one: both
+    ways are tried.
     """
-    n_cols, dim = len(weights), points.values.shape[1]
+    n_cols, dim = len(slab.weights), points.values.shape[1]
+    word = PER_SIGNS if points.even else dim  # columns that are settled together
     path = Path(
         np.empty(dim * dim, np.float32),
         np.empty(dim, np.float32),
@@ -158,29 +195,19 @@ def round_groups(targets, shifts, couplings, weights, points, scales, groups, co
         np.ones((dim + 1, LANES), np.float32),
         np.full((dim + 1, LANES), np.inf, np.float32),
     )
-    for n in range(len(targets) // n_cols):
-        for group in range(groups.size):
-            column = group * dim
-            first = n * n_cols + column
-            scale = load(scales, n * groups.size + groups[group])
-            inverse = select(scale == ZERO, ZERO, ONE / scale)
-            for j in range(dim):
-                path.weights[j] = weights[column + j]
-                for i in range(dim):
-                    path.own[dim * j + i] = -couplings[column + j, column + i]
-                store(errors, first + j, -load(targets, first + j))  # as if the group's values were 0
-            for j in range(dim):
-                x = load(targets, first + j) + load(shifts, first + j)
-                for other in range(n_cols):
-                    x = multiply_add(load(errors, n * n_cols + other), -couplings[column + j, other], x)
-                store(path.wanted, j, x * inverse)
-            must_be_even = points.even and (column + dim) % PER_SIGNS == 0
-            place = best_point(path, points, must_be_even)
-            take_point(path, place, points, must_be_even)
-            if points.even:  # the first group of two that share their signs leaves its parity to the second
-                store(path.parity, 0, broadcast(ONE) if must_be_even else load(path.parity, dim))
-            for j in range(dim):
-                value = load(path.values, j)
-                code = int_lanes(place) + int_lanes(place) + int_lanes(select(value < ZERO, ONE, ZERO))
-                store(codes, first + j, code)
-                store(errors, first + j, multiply_add(value, scale, -load(targets, first + j)))
+    best_codes, best_errors = np.zeros((word, LANES), np.int32), np.zeros((word, LANES), np.float32)
+    for first in range(0, len(slab.targets), word):
+        tile, column = first // n_cols, first % n_cols
+        least = broadcast(np.inf)
+        for way in range(word // dim):
+            cost = broadcast(0)
+            for group in range(column // dim, (column + word) // dim):
+                cost += round_group(slab, tile, group, ONE - TWO * np.float32(way), points, path)
+            better = cost < least
+            least = select(better, cost, least)
+            for j in range(word):
+                store(best_codes, j, select(better, load(slab.codes, first + j), load(best_codes, j)))
+                store(best_errors, j, select(better, load(slab.errors, first + j), load(best_errors, j)))
+        for j in range(word):
+            store(slab.codes, first + j, load(best_codes, j))
+            store(slab.errors, first + j, load(best_errors, j))

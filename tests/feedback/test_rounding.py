@@ -57,7 +57,24 @@ def test_groups_of_one_super_block_take_the_points_that_gptq_finds(name):
 
 @pytest.mark.parametrize(
     "name",
-    ["Q4_0", "Q5_1", "Q8_0", "Q2_K", "Q3_K", "Q4_K", "Q6_K", "IQ4_XS", "IQ2_K", "IQ3_K", "IQ4_KS", "IQ5_KS", *VECTORS],
+    [
+        "Q4_0",
+        "Q5_1",
+        "Q8_0",
+        "Q2_K",
+        "Q3_K",
+        "Q4_K",
+        "Q6_K",
+        "IQ4_XS",
+        "IQ2_K",
+        "IQ3_K",
+        "IQ4_KS",
+        "IQ5_KS",
+        "MXFP4",
+        "NVFP4",
+        "Q1_0",
+        *VECTORS,
+    ],
 )
 def test_the_loss_falls_by_a_third_and_more_passes_lower_it_further(name):
     x = inputs(3000, 768)
@@ -69,6 +86,20 @@ def test_the_loss_falls_by_a_third_and_more_passes_lower_it_further(name):
     losses = [loss(dequantize_rows(data, name, 768), weights, h) for data in (plain, *fed)]
     assert losses[1] < 0.67 * losses[0]
     assert losses[2] < losses[1]
+
+
+@pytest.mark.parametrize("name", ["IQ1_KT", "IQ2_KT", "IQ3_KT"])
+def test_trellises_lower_the_loss_too(name):
+    x = inputs(3000, 512)
+    h = damped(x.T @ x / len(x))
+    importance = np.diagonal(h).astype(np.float32)
+    weights = np.random.default_rng(1).standard_normal((4, 512)).astype(np.float32)
+    data = [
+        quantize_rows(weights, name, importance),
+        Feedback(h, 0).round(weights, block_format(name), importance, "reference"),
+    ]
+    losses = [loss(dequantize_rows(one, name, 512), weights, h) for one in data]
+    assert losses[1] < 0.67 * losses[0]
 
 
 def test_a_channel_without_input_keeps_its_weights():

@@ -11,6 +11,7 @@ from quanttool.formats.points import n_sign_bits, scales_and_shifts, write_point
 TYPES = {
     **{"IQ1_S": (2048, 8, 0), "IQ1_M": (4096, 8, 0), "IQ2_XXS": (256, 8, 7), "IQ2_XS": (512, 8, 7)},
     **{"IQ2_S": (1024, 8, 8), "IQ3_XXS": (256, 4, 7), "IQ3_S": (512, 4, 8), "IQ2_KL": (32, 2, 0)},
+    **{"IQ1_KT": (8192, 8, 0), "IQ2_KT": (65536, 8, 0), "IQ3_KT": (65536, 8, 8)},
 }
 
 
