@@ -5,7 +5,9 @@ With E = Q - W the loss is trace(E H E^T). H = R R^T with R upper triangular mak
 makes up for the errors of those before it (LDLQ; equal to GPTQ). See docs/algorithms/error-feedback.md.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,7 +23,7 @@ F64 = NDArray[np.float64]
 
 SUPER_BLOCK = 256  # columns whose scales are found together, before the first of them is rounded
 ROWS_PER_SLAB = 128
-DAMPING = 0.01  # times the mean of H's diagonal: added to it
+DAMPING = 0.03  # times the mean of H's diagonal: added to it
 
 
 def damped(second: NDArray, damping: float = DAMPING) -> F64:
@@ -103,12 +105,12 @@ class Feedback:
     """Rounds matrices that have the same inputs; made once per covariance.
 
     h:        f64 [n_cols, n_cols], positive definite
-    passes:   further passes over all columns after the first, each of which lowers the loss
+    passes:   further passes over all columns after the first; each looks for better scales, and lowers the loss
     """
 
     def __init__(self, h: F64, passes: int = 1):
         self.h, self.passes = h, passes
-        self._plans: dict[int, tuple[Order, list[Couplings]]] = {}  # by the columns of a step
+        self._plans: dict[int, Plan] = {}  # by the columns of a step
 
     def round(self, rows: F32, fmt: BlockFormat, importance: F32, search: Search) -> NDArray[np.uint8]:
         """Rows f32 [n_rows, n_cols] as bytes u8 [n_rows, row_bytes] of a format with a grid.
@@ -119,47 +121,120 @@ class Feedback:
         scales = Scales(fmt, read_only(np.ascontiguousarray(importance, np.float32)), search)
         grid = grid_of(fmt)
         plan = self._plan(grid.step)
+
+        def work(slab: slice) -> None:
+            rounded = _Slab(rows[slab], grid, scales, plan, out[slab])
+            rounded.first_pass()
+            for _ in range(self.passes):
+                rounded.another_pass()
+            rounded.write()
+
         with blas.threads(1):
-            for_each_slab(lambda slab: _round(rows[slab], grid, scales, *plan, out[slab]), len(rows), ROWS_PER_SLAB)
+            for_each_slab(work, len(rows), ROWS_PER_SLAB)
         return out
 
-    def _plan(self, step: int) -> tuple[Order, list[Couplings]]:
+    def _plan(self, step: int) -> "Plan":
         if step not in self._plans:
             order = Order(self.h, step)
-            self._plans[step] = order, [order.before(), *([order.all()] if self.passes else []) * self.passes]
+            h = self.h[np.ix_(order.columns, order.columns)].astype(np.float32) if self.passes else None
+            self._plans[step] = Plan(order, h, order.before(), order.all() if self.passes else None)
         return self._plans[step]
 
 
-def _round(
-    rows: F32, grid: Grid, scales: "Scales", order: Order, passes: list[Couplings], out: NDArray[np.uint8]
-) -> None:
-    scales.begin(rows, out)
-    targets = rows[:, order.columns]
-    errors, codes = np.zeros_like(targets), np.empty(targets.shape, grid.dtype)
-    tables = []
-    for couplings in passes:
-        start = 0
-        for block, columns in enumerate(order.blocks):
-            here = slice(start, start + len(columns))
-            start = here.stop
-            own = couplings.values[here]
-            shifts = -(errors[:, : here.start] @ own[:, : here.start].T)
-            if len(tables) == len(order.blocks):  # a further pass
-                shifts -= errors[:, here.stop :] @ own[:, here.stop :].T
-            if len(tables) == block:  # in the first pass
-                data = scales.find(targets[:, here] + shifts, columns, out)
-                tables.append(grid.tables(data, len(columns)))
-            codes[:, here], errors[:, here] = grid.round(
-                targets[:, here],
-                shifts,
-                own[:, here],
-                couplings.weights[here],
-                tables[block],
-                columns - columns.min(),
-                errors[:, here],
+class Plan(NamedTuple):
+    """What all rows have in common. h: f32 [n_cols, n_cols], in the order of the columns; used with `after` alone."""
+
+    order: Order
+    h: F32 | None
+    first: Couplings
+    after: Couplings | None  # in later passes
+
+
+class _Slab:
+    """Rows while they are rounded; errors and codes [n_rows, n_cols] have the plan's order of columns."""
+
+    def __init__(self, rows: F32, grid: Grid, scales: "Scales", plan: Plan, out: NDArray[np.uint8]):
+        self.grid, self.scales, self.plan, self.out = grid, scales, plan, out
+        scales.begin(rows, out)
+        self.targets = rows[:, plan.order.columns]
+        self.errors, self.codes = np.zeros_like(self.targets), np.empty(self.targets.shape, grid.dtype)
+        self.tables: list[tuple[F32, ...]] = []  # of the super-blocks, in order
+
+    def first_pass(self) -> None:
+        for here, columns in self._blocks():
+            shifts = self._shifts(here, self.plan.first)
+            self.tables.append(self._tables(self.targets[:, here] + shifts, columns))
+            self.codes[:, here], self.errors[:, here] = self._nearest(
+                here, columns, shifts, self.plan.first, self.tables[-1]
             )
-    codes[:, order.columns] = codes.copy()
-    grid.write(codes, out)
+
+    def another_pass(self) -> None:
+        """Round each super-block anew for what all others are by now.
+
+        With the scales that it has, and with those found for what is wanted of each of its columns then; in each row,
+        what leaves the lower loss stays.
+        """
+        after = self.plan.after
+        for block, (here, columns) in enumerate(self._blocks()):
+            shifts = self._shifts(here, after)
+            own, elsewhere = self.plan.h[here, here], self._elsewhere(here)
+            codes, errors = self._nearest(here, columns, shifts, after, self.tables[block])
+            if self.scales.of_blocks:
+                wanted = self.targets[:, here] + shifts - errors @ after.values[here, here].T
+                kept = self.out.copy()
+                tables = self._tables(wanted, columns)
+                others = self._nearest(here, columns, shifts, after, tables)
+                better = _loss(others[1], own, elsewhere) < _loss(errors, own, elsewhere)
+                codes[better], errors[better] = (new[better] for new in others)
+                for old, new in zip(self.tables[block], tables, strict=True):
+                    old[better] = new[better]
+                self.out[~better] = kept[~better]
+            self.codes[:, here], self.errors[:, here] = codes, errors
+
+    def write(self) -> None:
+        codes = np.empty_like(self.codes)
+        codes[:, self.plan.order.columns] = self.codes
+        self.grid.write(codes, self.out)
+
+    def _blocks(self) -> Iterator[tuple[slice, NDArray[np.int64]]]:
+        """Of each super-block, in order: its place in that order, and its columns."""
+        start = 0
+        for columns in self.plan.order.blocks:
+            yield slice(start, start + len(columns)), columns
+            start += len(columns)
+
+    def _shifts(self, here: slice, couplings: Couplings) -> F32:
+        """What the errors of other super-blocks call for, f32 [n_rows, n]."""
+        shifts = -(self.errors[:, : here.start] @ couplings.values[here, : here.start].T)
+        if couplings is self.plan.after:
+            shifts -= self.errors[:, here.stop :] @ couplings.values[here, here.stop :].T
+        return shifts
+
+    def _elsewhere(self, here: slice) -> F32:
+        """Errors of other super-blocks times their covariances with this one, f32 [n_rows, n]."""
+        return self.errors @ self.plan.h[:, here] - self.errors[:, here] @ self.plan.h[here, here]
+
+    def _tables(self, wanted: F32, columns: NDArray[np.int64]) -> tuple[F32, ...]:
+        return self.grid.tables(self.scales.find(wanted, columns, self.out), len(columns))
+
+    def _nearest(
+        self, here: slice, columns: NDArray[np.int64], shifts: F32, couplings: Couplings, tables: tuple[F32, ...]
+    ) -> tuple[NDArray, F32]:
+        """Codes and errors [n_rows, n] of a super-block."""
+        return self.grid.round(
+            self.targets[:, here],
+            shifts,
+            couplings.values[here, here],
+            couplings.weights[here],
+            tables,
+            columns - columns.min(),
+            self.errors[:, here],
+        )
+
+
+def _loss(errors: F32, own: F32, elsewhere: F32) -> F32:
+    """What a super-block's errors add to the loss of each row, given those elsewhere: f32 [n_rows]."""
+    return np.einsum("ij,ij->i", errors @ own + 2 * elsewhere, errors)
 
 
 @dataclass(frozen=True)
@@ -169,6 +244,11 @@ class Scales:
     fmt: BlockFormat
     importance: F32  # [n_cols]
     search: Search
+
+    @property
+    def of_blocks(self) -> bool:
+        """There are scales to be found for each super-block: not all is settled with the row."""
+        return not self.fmt.type.row_meta_bytes or self.fmt.rescales
 
     def begin(self, rows: F32, out: NDArray[np.uint8]) -> None:
         """Settle what the super-blocks of a row share."""
@@ -180,7 +260,7 @@ class Scales:
         first, meta = columns.min(), self.fmt.type.row_meta_bytes
         start, stop = (self.fmt.type.row_bytes(n) for n in (first, first + len(columns)))
         data = np.hstack([out[:, :meta], out[:, start:stop]])
-        if not meta or self.fmt.rescales:
+        if self.of_blocks:
             values = np.empty_like(wanted)
             values[:, columns - first] = wanted
             self._quantize(values, first, data)
