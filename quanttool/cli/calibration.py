@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from .console import print_table
+from .console import note, print_table, warn
 from .texts import read_tokens
 
 if TYPE_CHECKING:
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from ..quantize.plan import Plan
 
 CONTEXT = 512  # tokens per chunk
+KLD_CHUNKS = 16  # held-out chunks at most, on which the whole model is compared
 
 options = [
     click.option(
@@ -68,7 +69,8 @@ class Calibrating:
         from ..models import load_model
 
         formats = {tensor.name: block_format(tensor.type) for tensor in plan.tensors if tensor.calibrated}
-        return Calibration(self.model, load_model(self.path), formats, self.tokens, self.settings)
+        quantized = load_model(self.path, precision=self.model.precision)
+        return Calibration(self.model, quantized, formats, self.tokens, self.settings)
 
 
 @dataclass
@@ -103,7 +105,7 @@ class ByHessian:
 
 
 def prepare(
-    path: str, files: Sequence[str], n_chunks: int | None, hessian_path: str | None, search: str
+    path: str, files: Sequence[str], n_chunks: int | None, hessian_path: str | None, search: str = "best"
 ) -> "Calibrating | ByHessian | None":
     """What weights are calibrated with, if anything; reads the text, opens the model or the file of covariances.
 
@@ -120,30 +122,71 @@ def prepare(
     from ..errors import UsageError
     from ..evaluate import split
     from ..feedback.layers import Settings
+    from ..kernels.jit import processor_has
     from ..models import load_model
 
     tokens, bos_id = read_tokens(path, files)
     chunks = split(tokens, CONTEXT, n_chunks, bos_id=bos_id)
     if len(chunks) < 2:
         raise UsageError(f"{files[0]}: has {len(chunks)} chunk of {CONTEXT} tokens, calibration needs at least two")
-    model = load_model(path)
+    precision = "bf16" if processor_has("avx512bf16") else "f32"
+    model = load_model(path, precision=precision)
     return Calibrating(model, path, chunks.tokens, model.weights(), Settings(search))
 
 
-def show_outcomes(calibration: "Calibration") -> None:
-    """What feedback brought, by class of tensors, on the chunks that were held out."""
+def outcomes(calibration: "Calibration") -> dict[str, Any]:
+    """What feedback brought on the chunks held out, as plain data.
+
+    "kld": mean divergence from the original in nats, "plain" (each weight rounded for itself, by the same text) and
+    with "feedback"; null if tensors of an earlier run were taken. "tensors": squared errors of outputs, relative to the
+    outputs, less what exact weights would have with the quantized model's inputs: of plain rounding, of the target
+    before it is rounded, and of what feedback made of it.
+    """
+    tensors = []
+    for one in calibration.outcomes:
+        errors = {key: getattr(one, key) / one.size for key in ("plain", "target", "error")}
+        tensors.append({"name": one.name, "correction": one.correction, **errors, "kept_plain": one.kept_plain})
+    return {"kld": _divergences(calibration), "tensors": tensors}
+
+
+def _divergences(calibration: "Calibration") -> dict[str, float] | None:
+    from ..evaluate.divergence import compare
+    from ..evaluate.predictions import ModelPredictions
+
+    states, tokens = calibration.held_out_states(), calibration.held_out[:KLD_CHUNKS]
+    if states is None or not len(tokens):
+        return None
+    model, scored = calibration.original, slice(tokens.shape[1] // 2, -1)
+    predictions = []
+    for state in states:
+        hidden = state[: len(tokens)].copy()
+        model.normalize(hidden)
+        predictions.append(ModelPredictions(model, hidden[:, scored].reshape(-1, model.n_embd)))
+    plain, feedback = compare(predictions[0], predictions[1:], tokens[:, tokens.shape[1] // 2 + 1 :])
+    return {"plain": plain.mean_kld.value, "feedback": feedback.mean_kld.value}
+
+
+def show_outcomes(found: dict[str, Any]) -> None:
+    """The same by class of tensors, and for the whole model; a warning if that got worse."""
     from ..quantize.proof import tensor_class
 
-    classes: dict[str, list] = {}
-    for outcome in calibration.outcomes:
-        classes.setdefault(tensor_class(outcome.name), []).append(outcome)
-    rows = [
-        (
-            name,
-            str(len(members)),
-            f"{sum(one.correction for one in members) / len(members):.2f}",
-            str(sum(one.kept_plain for one in members)),
+    classes: dict[str, list[dict]] = {}
+    for tensor in found["tensors"]:
+        classes.setdefault(tensor_class(tensor["name"]), []).append(tensor)
+    rows = []
+    for name, members in classes.items():
+        means = [sum(one[key] for one in members) / len(members) for key in ("correction", "plain", "target", "error")]
+        percent = [f"{100 * mean:.2f}" for mean in means[1:]]
+        rows.append(
+            (name, str(len(members)), f"{means[0]:.2f}", *percent, str(sum(one["kept_plain"] for one in members)))
         )
-        for name, members in classes.items()
-    ]
-    print_table(["calibrated", ">tensors", ">correction", ">kept plain"], rows)
+    print_table(
+        ["calibrated", ">tensors", ">correction", ">% error, plain", ">target", ">with feedback", ">kept plain"], rows
+    )
+    if kld := found["kld"]:
+        plain, feedback = kld["plain"], kld["feedback"]
+        text = f"KLD on held-out chunks: {plain:.4f} plainly rounded, {feedback:.4f} with feedback"
+        if feedback > plain:
+            warn(f"{text}: worse; use --imatrix with this text instead, or more text")
+        else:
+            note(f"{text} ({100 * (feedback / plain - 1):+.0f} %)")

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from .calibration import calibration_options, prepare, show_outcomes
+from .calibration import calibration_options, outcomes, prepare, show_outcomes
 from .console import Size, json_option, note, print_json, print_table, progress_bar, threads_option, warn
 from .quantize_report import write_report
 from .recipes import dialect_option, given_rules
@@ -57,10 +57,9 @@ Examples:
 @click.option(
     "--search",
     type=click.Choice(["reference", "best", "auto"]),
-    default="reference",
-    show_default=True,
     help="How scales and codes are found: as the type's own program does; with less weighted error in the same bytes, "
-    "which needs an imatrix; or per type what is measured to diverge less.",
+    "which needs an imatrix; or per type what is measured to diverge less. [default: best for weights that a text or "
+    "covariances tell about, else reference]",
 )
 @click.option(
     "--mix-rules",
@@ -124,7 +123,7 @@ def command(
     include_weights: tuple[str, ...],
     exclude_weights: tuple[str, ...],
     imatrix_rules: str,
-    search: str,
+    search: str | None,
     mix_rules: str,
     calibrate_files: tuple[str, ...],
     hessian_path: str | None,
@@ -197,7 +196,8 @@ def command(
         for written in (output, report_path):
             if written:
                 check_output(written, inputs)
-    calibrating = prepare(model, calibrate_files, calibrate_chunks, hessian_path, search)
+    calibrating = prepare(model, calibrate_files, calibrate_chunks, hessian_path, search or "best")
+    search = search or "reference"
     if calibrating and pruned:
         raise click.UsageError("--calibrate and --hessian know the layers as they are; --prune-layers goes without")
     imatrix = None
@@ -258,10 +258,11 @@ def command(
         print_json(plan_rows(plan))
     else:
         _print_types(plan)
-    if calibrate_files and not as_json:
-        show_outcomes(calibration)
+    brought = outcomes(calibration) if calibrate_files and not (as_json and not report_path) else None
+    if brought and not as_json:
+        show_outcomes(brought)
     if report_path:
-        write_report(report_path, plan, result, show=not as_json)
+        write_report(report_path, plan, result, show=not as_json, calibration=brought)
     for names, origin in ((result.resumed, "the interrupted run"), (result.reused, reuse_path)):
         if names:
             note(f"{len(names)} of {len(plan.tensors)} tensors taken from {origin}")

@@ -12,12 +12,17 @@ if TYPE_CHECKING:
 N_WORST = 10
 
 
-def write_report(path: str, plan: "Plan", result: "Result", show: bool) -> None:
-    """Write the report to `path`; `show` a table by class of tensors and the ten worst tensors."""
+def write_report(
+    path: str, plan: "Plan", result: "Result", show: bool, calibration: dict[str, Any] | None = None
+) -> None:
+    """Write the report to `path`; `show` a table by class of tensors and the ten worst tensors.
+
+    calibration:  what `calibration.outcomes` found, to go into the file
+    """
     from ..files import atomic_output
     from ..quantize.proof import report
 
-    data = report(plan, result.errors)
+    data = report(plan, result.errors) | ({"calibration": calibration} if calibration else {})
     with atomic_output(path) as file:
         file.write(json.dumps(data, indent=1, ensure_ascii=False, allow_nan=False).encode())
     if not show:

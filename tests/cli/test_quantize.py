@@ -249,10 +249,16 @@ def test_what_is_used_of_an_imatrix(run, refused, folder, model, tmp_path):
 
 def test_calibrate_rounds_the_layers_with_a_text_and_needs_no_imatrix(run, tiny_model, tmp_path):
     text, out = tmp_path / "long.txt", tmp_path / "out.gguf"
-    text.write_text("Six dry ducks sit on a log and look at a big red sun. " * 60)
-    result = run("quantize", "--calibrate", text, "--pure", tiny_model, out, "Q4_0")
+    text.write_text("Six dry ducks sit on a log and look at a big red sun. " * 400)
+    report = tmp_path / "report.json"
+    result = run("quantize", "--calibrate", text, "--report", report, "--pure", tiny_model, out, "Q4_0")
     assert result.code == 0, result.err
-    assert "attn_output" in result.out and "kept plain" in result.out
+    assert "attn_output" in result.out and "kept plain" in result.out and "KLD on held-out chunks" in result.err
+    brought = json.loads(report.read_text())["calibration"]
+    assert 0 < brought["kld"]["feedback"] < brought["kld"]["plain"]
+    weights = [name for name in GGUFFile(out).tensors if name.startswith("blk.") and "norm" not in name]
+    assert sorted(tensor["name"] for tensor in brought["tensors"]) == sorted(weights)
+    assert all(tensor["error"] <= tensor["plain"] for tensor in brought["tensors"] if not tensor["kept_plain"])
     file = GGUFFile(out)
     assert "512" in file.metadata["quanttool.calibration"]
     plain = tmp_path / "plain.gguf"
