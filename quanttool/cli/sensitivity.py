@@ -23,11 +23,12 @@ from .texts import read_tokens, text_options
 if TYPE_CHECKING:
     from ..evaluate import Chunks
     from ..sensitivity import Sensitivity
-    from ..sensitivity.measure import Measurement, State
+    from ..sensitivity.measure import Measurement, Settings, State
 
 DEFAULT_CHUNKS = 4
 DEFAULT_TYPES = "Q2_K,Q3_K,Q4_K,Q5_K,Q6_K,Q8_0,IQ2_XXS,IQ2_XS,IQ2_S,IQ3_XXS,IQ3_S,IQ4_XS,IQ4_NL"
 IK_TYPES = "IQ2_KS,IQ2_K,IQ2_KL,IQ3_KS,IQ3_K,IQ4_KSS,IQ4_KS,IQ4_K,IQ5_KS,IQ5_K,IQ6_K"
+UNSCORED = 8  # the first n_ctx / 8 tokens of a chunk are not scored
 DOUBTFUL = 0.25  # cross-validated error from which predictions are said to part from what is measured
 
 EPILOG = """
@@ -43,7 +44,14 @@ EPILOG = """
 @click.option("--imatrix", "imatrix_path", metavar="FILE", help="Importance of input channels, as for quantize.")
 @click.option("--hessian", "hessian_path", metavar="FILE", help="Covariance of inputs, to weight errors with.")
 @click.option("--types", metavar="T,T,...", help="Candidates: names, mainline (default), ik, or mainline,ik.")
-@click.option("--probe", default="Q3_K", show_default=True, metavar="TYPE", help="Type that gains are measured at.")
+@click.option(
+    "--search",
+    type=click.Choice(("reference", "best", "auto")),
+    default="reference",
+    show_default=True,
+    help="How quantize will be told to search.",
+)
+@click.option("--probe", default="Q4_K", show_default=True, metavar="TYPE", help="Type that gains are measured at.")
 @click.option("--checks", default=6, show_default=True, type=click.IntRange(min=0), help="Recipes to learn sums from.")
 @click.option("-o", "--output", required=True, metavar="FILE.json", help="Sensitivity file to write.")
 @precision_option("f32")
@@ -59,6 +67,7 @@ def command(
     imatrix_path: str | None,
     hessian_path: str | None,
     types: str | None,
+    search: str,
     probe: str,
     checks: int,
     output: str,
@@ -80,12 +89,15 @@ def command(
 
     from ..files import check_output
     from ..models import load_model
+    from ..recipes.resolve import weight_type
+    from ..sensitivity.measure import Settings
     from ..sensitivity.table import save_sensitivity
 
     check_output(output, [one for one in (path, imatrix_path, hessian_path, *files) if one])
     model = load_model(path, precision)
     chunks = spread_chunks(path, files, n_ctx, n_chunks or DEFAULT_CHUNKS, parse_special)
-    measurement = prepare(model, chunks, imatrix_path, hessian_path, types, probe, checks, output, memory)
+    settings = Settings(candidates(types), weight_type(probe), checks)
+    measurement = prepare(model, chunks, imatrix_path, hessian_path, settings, search, output, memory)
     note(f"{len(measurement.tensors)} tensors, {len(chunks)} chunks of {n_ctx}")
     run(measurement)
     result = measurement.result()
@@ -98,15 +110,13 @@ def command(
 
 
 def spread_chunks(path: str, files: tuple[str, ...], n_ctx: int, wanted: int, parse_special: bool = False) -> "Chunks":
-    """Chunks from all over a text."""
-    import numpy as np
-
-    from ..evaluate import Chunks, split
+    """Chunks from all over a text, of which all but the first eighth is scored."""
+    from ..evaluate import split
+    from ..evaluate.chunks import chunks_of
 
     tokens, bos_id = read_tokens(path, files, parse_special)
-    every = split(tokens, n_ctx, bos_id=bos_id)
-    places = np.unique(np.linspace(0, len(every) - 1, min(wanted, len(every))).round().astype(int))
-    return Chunks(every.tokens[places], every.targets[places], every.text[places])
+    text = split(tokens, n_ctx).spread(wanted).text
+    return chunks_of(text, n_ctx - 1 - n_ctx // UNSCORED, bos_id)
 
 
 def prepare(
@@ -114,29 +124,27 @@ def prepare(
     chunks: "Chunks",
     imatrix_path: str | None,
     hessian_path: str | None,
-    types: str | None,
-    probe: str,
-    checks: int,
+    settings: "Settings",
+    search: str,
     output: str,
     memory: int | None = None,
 ) -> "Measurement":
     """A measurement, with what an interrupted one has left."""
     from ..container.fingerprint import fingerprint
     from ..imatrix.hessian import HessianFile
-    from ..recipes.resolve import weight_type
-    from ..sensitivity.measure import Measurement, Settings, State
+    from ..sensitivity.measure import Measurement, State
     from ..sensitivity.weights import Weights
 
     imatrix = _imatrix(imatrix_path, list(model.file.tensors.values())) if imatrix_path else None
-    settings = Settings(candidates(types), weight_type(probe), checks)
     identity = {
         "model": fingerprint(model.file),
-        "text": _digest(chunks.tokens.tobytes()),
+        "text": _digest(chunks.tokens.tobytes() + chunks.targets.tobytes()),
         "imatrix": _digest(Path(imatrix_path).read_bytes()) if imatrix_path else "",
         "hessian": hessian_path or "",
         "types": [kind.name for kind in settings.types],
+        "search": search,
         "probe": settings.probe.name,
-        "checks": checks,
+        "checks": settings.checks,
         "precision": model.precision,
     }
     part = state_path(output)
@@ -149,7 +157,7 @@ def prepare(
 
     state = _resumed(part, identity) or State()
     hessian = HessianFile(hessian_path) if hessian_path else None
-    return Measurement(model, chunks, Weights(model.file, imatrix), settings, hessian, state, save, memory)
+    return Measurement(model, chunks, Weights(model.file, imatrix, search), settings, hessian, state, save, memory)
 
 
 def run(measurement: "Measurement") -> None:
@@ -225,7 +233,7 @@ def _resumed(part: Path, identity: dict[str, Any]) -> "State | None":
         return None
     try:
         data = json.loads(part.read_text())
-        found, state = data["identity"], State(data["errors"], {k: tuple(v) for k, v in data["divergences"].items()})
+        found, state = data["identity"], State(data["errors"], data["divergences"])
     except (ValueError, KeyError, TypeError, AttributeError):
         raise FileFormatError(f"{part}: is no readable state; delete it to start from the beginning") from None
     if found != identity:

@@ -55,6 +55,11 @@ class Chunks:
             yield self[start:end]
             start = end
 
+    def spread(self, wanted: int) -> "Chunks":
+        """At most so many of the chunks, from all over the text."""
+        places = np.unique(np.linspace(0, len(self) - 1, min(wanted, len(self))).round().astype(np.int64))
+        return Chunks(self.tokens[places], self.targets[places], self.text[places])
+
     def __getitem__(self, chunks: slice) -> "Chunks":
         """Some of the chunks, as a slice without a step from 0 on."""
         number = self.number + (chunks.start or 0)

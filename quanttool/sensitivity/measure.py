@@ -2,19 +2,23 @@
 
     cost(tensor, type) = error(tensor, type) * gain(tensor),  gain = divergence(probe) / error(probe)
 
-The divergence at the probe, a type of three to four bits, is that of the model with this one tensor quantized. All such
-models run side by side (`models.side_by_side`), a group at a time. A handful of recipes then says what sums mean.
+The divergence at the probe, a type of four bits, is that of the model with this one tensor quantized. Tensors outside
+of the layers are few, large, and weigh their rows as unevenly as words are used: their costs are such divergences in
+every type. All these models run side by side (`models.side_by_side`), a group at a time. A handful of recipes then says
+what sums mean.
 """
 
 import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ..container import TensorInfo
 from ..errors import RecipeError, UsageError
-from ..evaluate import Chunks, Divergence
+from ..evaluate import Chunks, Estimate
 from ..ggml_types import GGMLType, ggml_type
 from ..imatrix.hessian import HessianFile
 from ..models.model import Model
@@ -37,11 +41,11 @@ class State:
     """What was measured so far: enough to go on after an interruption.
 
     errors:       tensor -> type -> error
-    divergences:  variant -> (mean KL divergence, standard error), nats
+    divergences:  variant -> mean KL divergence of each chunk, nats
     """
 
     errors: dict[str, dict[str, float]] = field(default_factory=dict)
-    divergences: dict[str, tuple[float, float]] = field(default_factory=dict)
+    divergences: dict[str, list[float]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -102,9 +106,12 @@ class Measurement:
                 progress(i + 1, len(self.tensors))
 
     def measure_gains(self, progress: Progress | None = None) -> None:
-        """The divergence of every model that has one tensor in the probe type."""
-        singles = {info.name: {info.name: self._probe(info)} for info in self.tensors}
-        self._measure(dict(sorted(singles.items(), key=lambda item: first_layer(item[1]))), progress)
+        """The divergence of every model that has one tensor in the probe type, or one outside of the layers in any."""
+        variants = {info.name: {info.name: self._probe(info)} for info in self.tensors}
+        for info in self._outside():
+            others = self._possible(info, self.settings.types)
+            variants |= {_variant_name(info, name): {info.name: name} for name in others if name != self._probe(info)}
+        self._measure(dict(sorted(variants.items(), key=lambda item: first_layer(item[1]))), progress)
 
     def measure_checks(self, progress: Progress | None = None) -> None:
         """The divergences of the check recipes."""
@@ -126,41 +133,62 @@ class Measurement:
 
     def result(self) -> Sensitivity:
         """Costs of all tensors and types, and what was measured to find them."""
-        costs = {info.name: self.costs(info) for info in self.tensors}
+        costs = {info.name: self._costs(info) for info in self.tensors}
         checks = self._checks(costs)
         interaction = fit([check["sum"] for check in checks], [check["measured"] for check in checks])
+        gains = {}
+        for info in self.tensors:
+            kld, uncertainty = self._divergence(info.name)
+            error = self.state.errors[info.name][self._probe(info)]
+            gains[info.name] = {"kld": kld, "uncertainty": uncertainty, "error": error}
         details = {
             "probe": self.settings.probe.name,
+            "search": self.weights.search,
             "text_tokens": int(self.chunks.tokens.size),
             "scored_tokens": int(self.chunks.targets.size),
-            "gains": {
-                info.name: {
-                    "kld": self.state.divergences[info.name][0],
-                    "uncertainty": self.state.divergences[info.name][1],
-                    "error": self.state.errors[info.name][self._probe(info)],
-                }
-                for info in self.tensors
-            },
+            "gains": gains,
+            "errors": self.state.errors,
             "checks": [check | {"predicted": interaction.divergence(check["sum"])} for check in checks],
             "cross_validated_error": cross_validated_error(checks),
         }
         return Sensitivity(costs, interaction, details)
 
-    def costs(self, info: TensorInfo) -> dict[str, float]:
+    def _costs(self, info: TensorInfo) -> dict[str, float]:
         """Type -> nats of one tensor."""
         known = self.state.errors[info.name]
-        divergence = max(self.state.divergences[info.name][0], LEAST)
-        gain = divergence / max(known[self._probe(info)], np.finfo(np.float64).tiny)
-        wanted = self._possible(info, self.settings.types)
-        return {name: gain * known[name] for name in wanted if name in known}
+        gain = max(self._divergence(info.name).value, LEAST) / max(known[self._probe(info)], np.finfo(np.float64).tiny)
+        costs = {name: gain * known[name] for name in self._possible(info, self.settings.types) if name in known}
+        for name in costs:
+            if _variant_name(info, name) in self.state.divergences:
+                costs[name] = max(self._divergence(_variant_name(info, name)).value, LEAST)
+        return costs
+
+    def _divergence(self, variant: str) -> Estimate:
+        """Mean over the chunks, each counted by how little divergence it shows, and its standard error, nats.
+
+        A chunk of another kind of text, as a foreign language, can diverge three times as much as others: as it is, it
+        would count for three, and what it says would not hold for the rest.
+        """
+        values = np.array(self.state.divergences[variant]) / self._chunk_sums * self._chunk_sums.mean()
+        spread = float(values.std(ddof=1)) if len(values) > 1 else 0.0
+        return Estimate(float(values.mean()), spread / len(values) ** 0.5)
+
+    @cached_property
+    def _chunk_sums(self) -> NDArray[np.float64]:
+        """Of the divergences of all tensors at the probe: f64 [n_chunks]."""
+        return np.sum([self.state.divergences[info.name] for info in self.tensors], axis=0) + LEAST
+
+    def _outside(self) -> list[TensorInfo]:
+        """Tensors outside of the layers."""
+        return [info for info in self.tensors if info.name in (EMBEDDINGS, self.model.output.name)]
 
     def _checks(self, costs: Mapping[str, Mapping[str, float]]) -> list[dict]:
         return [
             {
                 "bpw": self._bpw(types),
                 "sum": sum(costs[name][kind] for name, kind in types.items()),
-                "measured": self.state.divergences[_check_name(i)][0],
-                "uncertainty": self.state.divergences[_check_name(i)][1],
+                "measured": self._divergence(_check_name(i)).value,
+                "uncertainty": self._divergence(_check_name(i)).uncertainty,
             }
             for i, types in enumerate(self.check_recipes())
         ]
@@ -180,12 +208,10 @@ class Measurement:
                     progress(1000 * i + 1000 * done // total, 1000 * len(groups))
 
             types = [variants[name] for name in group]
-            for name, found in zip(group, self._divergences(types, step), strict=True):
-                self.state.divergences[name] = max(found.mean_kld.value, 0.0), found.mean_kld.uncertainty
+            measured = divergences(self.model, self.chunks, types, self.weights, step, self.memory)
+            for name, found in zip(group, measured, strict=True):
+                self.state.divergences[name] = found.kld.mean(axis=1).clip(min=0).tolist()
             self._save(self.state)
-
-    def _divergences(self, variants: Sequence[Types], progress: Progress) -> list[Divergence]:
-        return divergences(self.model, self.chunks, variants, self.weights, progress, self.memory)
 
     def _probe(self, info: TensorInfo) -> str:
         return fallback(info, self.settings.probe).name
@@ -221,6 +247,10 @@ def cross_validated_error(checks: Sequence[Mapping[str, float]]) -> float | None
         predicted = fit([o["sum"] for o in others], [o["measured"] for o in others]).divergence(check["sum"])
         off.append(abs(np.log(predicted / check["measured"])))
     return float(np.expm1(np.mean(off)))
+
+
+def _variant_name(info: TensorInfo, type_name: str) -> str:
+    return f"{info.name} in {type_name}"
 
 
 def _check_name(i: int) -> str:

@@ -44,16 +44,49 @@ def result(model, chunks):
 
 
 def divergence_of_file(model, chunks, types, path):
+    """Mean KL divergence of every chunk."""
     other = load_model(rounded_file(model.file, types, path))
     predictions = [ModelPredictions(one, chunks.scored(one.hidden_states(chunks.tokens))) for one in (model, other)]
-    return compare(predictions[0], predictions[1:], chunks.targets)[0].mean_kld.value
+    return compare(predictions[0], predictions[1:], chunks.targets)[0].kld.mean(axis=1)
 
 
-@pytest.mark.parametrize("name", ["blk.0.attn_q.weight", "blk.1.ffn_down.weight", "output.weight", "token_embd.weight"])
-def test_gains_are_divergences_of_files(name, model, chunks, result, tmp_path):
-    expected = divergence_of_file(model, chunks, {name: "Q4_0"}, tmp_path / "x.gguf")
-    assert result.details["gains"][name]["kld"] == pytest.approx(expected, rel=1e-9)
-    assert result.costs[name]["Q4_0"] == pytest.approx(expected, rel=1e-9)
+@pytest.fixture(scope="module")
+def of_single_tensors(model, chunks, tmp_path_factory):
+    """Tensor -> divergence of every chunk, of the file that has this tensor in Q4_0."""
+    path = tmp_path_factory.mktemp("files") / "x.gguf"
+    names = [info.name for info in measurement(model, chunks).tensors]
+    return {name: divergence_of_file(model, chunks, {name: "Q4_0"}, path) for name in names}
+
+
+@pytest.fixture(scope="module")
+def level(of_single_tensors):
+    """Of every chunk: what all divergences in it add up to, relative to the mean."""
+    sums = sum(of_single_tensors.values())
+    return sums / sums.mean()
+
+
+def test_gains_are_divergences_of_files(result, of_single_tensors, level):
+    assert len(level) > 3 and level.std() > 0.01
+    for name, divergences in of_single_tensors.items():
+        gain = result.details["gains"][name]
+        assert gain["kld"] == pytest.approx(np.mean(divergences / level), rel=1e-6), name
+        assert gain["uncertainty"] == pytest.approx(np.std(divergences / level, ddof=1) / len(level) ** 0.5, rel=1e-6)
+        assert result.costs[name]["Q4_0"] == pytest.approx(gain["kld"])
+
+
+@pytest.mark.parametrize("name", ["token_embd.weight", "output.weight"])
+def test_outside_of_the_layers_every_type_is_measured(name, model, chunks, result, level, tmp_path):
+    for kind in ("Q5_0", "Q8_0"):
+        expected = np.mean(divergence_of_file(model, chunks, {name: kind}, tmp_path / "x.gguf") / level)
+        assert result.costs[name][kind] == pytest.approx(expected, rel=1e-6)
+
+
+def test_inside_errors_say_it(model, result):
+    name = "blk.1.ffn_down.weight"
+    sample = Weights(model.file).sample(name)
+    for kind in ("Q5_0", "Q8_0"):
+        ratio = result.costs[name][kind] / result.costs[name]["Q4_0"]
+        assert ratio == pytest.approx(sample.error(kind) / sample.error("Q4_0"))
 
 
 def test_other_types_cost_in_proportion_to_their_errors(result):
@@ -62,10 +95,10 @@ def test_other_types_cost_in_proportion_to_their_errors(result):
         assert costs["Q5_0"] / costs["Q4_0"] == pytest.approx(0.25, rel=0.4), name  # a bit more: a quarter
 
 
-def test_checks_are_divergences_of_files_too(model, chunks, result, tmp_path):
+def test_checks_are_divergences_of_files_too(model, chunks, result, level, tmp_path):
     one = measurement(model, chunks)
     types = one.check_recipes()[1]
-    expected = divergence_of_file(model, chunks, types, tmp_path / "x.gguf")
+    expected = np.mean(divergence_of_file(model, chunks, types, tmp_path / "x.gguf") / level)
     check = result.details["checks"][1]
     assert check["measured"] == pytest.approx(expected, rel=1e-9)
     assert check["predicted"] == pytest.approx(result.interaction.divergence(check["sum"]))
