@@ -29,7 +29,7 @@ EPILOG = """
 @click.option("-f", "--file", "files", multiple=True, required=True, metavar="TEXT", help="Calibration text.")
 @click.option("--test", "tests", multiple=True, metavar="TEXT", help="Held-out text; default: the one that ships.")
 @click.option("--types", metavar="T,T,...", help="Candidates, as for quanttool sensitivity; default: mainline.")
-@click.option("--probe", default="Q3_K", show_default=True, metavar="TYPE", help="Type that gains are measured at.")
+@click.option("--probe", default="Q4_K", show_default=True, metavar="TYPE", help="Type that gains are measured at.")
 @click.option(
     "--search",
     type=click.Choice(["reference", "best", "auto"]),
@@ -80,7 +80,7 @@ def command(
     )
     kitchen.step(
         "sensitivity", kitchen.sensitivity, sensitivity.command, "-m", model, *text, "-c", n_ctx, "--chunks", chunks,
-        "--imatrix", kitchen.imatrix, "--probe", probe, *(["--types", types] if types else []),
+        "--imatrix", kitchen.imatrix, "--search", search, "--probe", probe, *(["--types", types] if types else []),
         "-o", kitchen.sensitivity, *limit,
     )  # fmt: skip
     optimizer = kitchen.optimizer(search, prepare(model, files, None, None, search) if calibrate else None)
