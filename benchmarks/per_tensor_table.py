@@ -9,6 +9,7 @@ What stands in the folder already is not measured again.
 """
 
 import csv
+import json
 from pathlib import Path
 
 import click
@@ -67,14 +68,15 @@ def map_text(tensors: list[TensorInfo], kind: GGMLType, free: set[str]) -> str:
 @click.argument("path", metavar="MODEL.gguf")
 @click.argument("texts", nargs=-1, required=True)
 @click.option("--imatrix", "imatrix_path", required=True)
-@click.option("--probes", required=True, metavar="T,T,...")
+@click.option("--probes", default="", metavar="T,T,...")
+@click.option("--sensitivity", "known", metavar="FILE.json", help="Of quanttool sensitivity: the row of its probe.")
 @click.option("--types", required=True, metavar="T,T,...")
 @click.option("-c", "--ctx-size", "n_ctx", default=512, show_default=True)
 @click.option("--chunks", "n_chunks", default=3, show_default=True, help="Spread over the texts.")
 @click.option("--precision", default="f32", show_default=True)
 @click.option("-t", "--threads", type=int)
 @click.option("-o", "--output", required=True, metavar="FOLDER")
-def main(path, texts, imatrix_path, probes, types, n_ctx, n_chunks, precision, threads, output):
+def main(path, texts, imatrix_path, probes, known, types, n_ctx, n_chunks, precision, threads, output):
     """Measure the tables."""
     use_threads(threads)
     model = load_model(path, precision)
@@ -101,7 +103,12 @@ def main(path, texts, imatrix_path, probes, types, n_ctx, n_chunks, precision, t
         pure = measure("curve", [{t.name: fallback(t, kind).name for t in tensors} for kind in kinds])
         curve |= {suite_name(kind): [kld] for kind, kld in zip(kinds, pure, strict=True)}
         write_rows(folder / "group0/kld_results.csv", ["group0"], curve)
-    for probe in map(ggml_type, probes.split(",")):
+    if known:
+        details = json.loads(Path(known).read_text())["details"]
+        rows = read_rows(folder / "kld_results.csv")
+        rows[suite_name(ggml_type(details["probe"]))] = [details["gains"][t.name]["kld"] for t in tensors]
+        write_rows(folder / "kld_results.csv", [t.name for t in tensors], rows)
+    for probe in map(ggml_type, filter(None, probes.split(","))):
         rows = read_rows(folder / "kld_results.csv")
         if suite_name(probe) not in rows:
             rows[suite_name(probe)] = measure(str(probe), [{t.name: fallback(t, probe).name} for t in tensors])

@@ -153,4 +153,4 @@ def _map(cells: Cells, label: str) -> str:
     rows = sorted({row for row, _ in inside}, key=int)
     columns = list(dict.fromkeys(column for _, column in inside))
     drawing = f'<div class="wide">{table_map(rows, columns, inside, label)}</div>' if inside else ""
-    return drawing + (f'<p class="soft">{escape(label)}: {escape(", ".join(outside))}</p>' if outside else "")
+    return drawing + (f'<p class="soft">Outside the layers: {escape(", ".join(outside))}</p>' if outside else "")

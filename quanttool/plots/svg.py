@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from html import escape
 
 WIDTH, HEIGHT = 640, 360
-LEFT, RIGHT, TOP, BOTTOM = 70, 20, 20, 50
+LEFT, RIGHT, TOP, BOTTOM = 70, 20, 30, 50
 COLORS = ("#1f6feb", "#d1480f", "#2da44e", "#8250df", "#9a6700", "#cf222e")
 Points = Sequence[tuple[float, float]]
 # Attributes hold the colours of a light page; where the reader's is dark, these come before them.
@@ -66,7 +66,7 @@ def table_map(
                 continue
             shade, text = cells[row, column]
             x = left + j * cell_width
-            ink = "#fff" if shade > 0.55 else "#1f2328"
+            ink = "#fff" if shade > 0.5 else "#1f2328"
             body.append(
                 f'<rect x="{x}" y="{y}" width="{cell_width - 1}" height="{cell_height - 1}" fill="{_shade(shade)}"/>'
                 f'<text x="{x + cell_width / 2}" y="{y + 12.5}" font-size="10" text-anchor="middle" fill="{ink}">'
@@ -148,13 +148,15 @@ def _grid(x_axis: _Axis, y_axis: _Axis, x_label: str, y_label: str) -> str:
 
 
 def _legend(names: list[str]) -> str:
+    """In a line above the plot, each name behind a point of its colour."""
     if len(names) < 2:
         return ""
-    return "".join(
-        f'<text x="{WIDTH - RIGHT - 4}" y="{TOP + 14 + 16 * i}" font-size="12" text-anchor="end" '
-        f'fill="{COLORS[i % len(COLORS)]}">{escape(name)}</text>'
-        for i, name in enumerate(names)
-    )
+    parts, x = [], LEFT
+    for name, color in zip(names, COLORS * len(names), strict=False):
+        parts.append(f'<circle cx="{x + 5}" cy="{TOP - 12}" r="3.5" fill="{color}"/>')
+        parts.append(f'<text x="{x + 13}" y="{TOP - 8}" font-size="12">{escape(name)}</text>')
+        x += 34 + 7 * len(name)
+    return "".join(parts)
 
 
 def _shade(share: float) -> str:

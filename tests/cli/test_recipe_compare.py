@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from quanttool.cli.recipe_compare import ranges
 from quanttool.sensitivity.table import Sensitivity, save_sensitivity
 from tests.optimize.test_allocation import costs_of
 from tests.quantize.small_model import write_model
@@ -18,7 +19,7 @@ def test_sizes_types_and_differences(run, tmp_path):
     arguments = ("recipe", "compare", "Q8_0", "attn_q=Q6_K", "--model", model, "--sensitivity", tmp_path / "s.json")
     data = json.loads(run(*arguments, "--json").out)
     (difference,) = data["differences"]
-    assert (difference["tensors"], difference["layers"]) == ("attn_q", "0")
+    assert (difference["tensors"], difference["layers"]) == ("attn_q", [0])
     assert (difference["a"], difference["b"]) == ("Q8_0", "Q6_K")
     assert difference["bytes"] == 512 * (2 * 210 - 16 * 34)  # 512 rows of 512 weights
     costs = costs_of(tensors)["blk.0.attn_q.weight"]
@@ -27,12 +28,27 @@ def test_sizes_types_and_differences(run, tmp_path):
     assert b["predicted_kld"] - a["predicted_kld"] == pytest.approx(difference["predicted"])
     shown = run(*arguments)
     assert "Where they differ" in shown.out and "predicted KLD" in shown.out
+    change = b["file_bytes"] - a["file_bytes"]
+    assert f"from A to B: {change:+,} bytes ({100 * change / a['file_bytes']:+.1f} %)" in shown.out
+
+
+def test_the_same_recipe_twice(run, tiny_model):
+    shown = run("recipe", "compare", "Q8_0", "Q8_0", "--model", tiny_model)
+    assert shown.code == 0 and "every tensor has the same type in both" in shown.out
+
+
+def test_layers_as_ranges():
+    assert ranges([0, 1, 2, 5, 7, 8]) == "0-2, 5, 7-8"
+    assert ranges([]) == ""
 
 
 def test_measured_side_by_side(run, tiny_model, text, tmp_path):
     outcome = run("recipe", "compare", "Q8_0", "Q4_0", "--model", tiny_model, "-f", text, "-c", "16", "--json")
-    a, b = json.loads(outcome.out)["recipes"]
+    data = json.loads(outcome.out)
+    a, b = data["recipes"]
     assert 0 < a["mean_kld"] < b["mean_kld"]
+    (pair,) = data["comparisons"]["kld"] or [None]
+    assert pair is None or (pair["better"], pair["worse"]) == ("A", "B")
     out = tmp_path / "q.gguf"
     assert run("quantize", tiny_model, out, "Q4_0").code == 0
     alone = run("perplexity", "-m", out, "--base-model", tiny_model, "-f", text, "-c", "16", "--json")
