@@ -1,6 +1,8 @@
 """`quanttool cook`: from a model and a size to a file that is measured, through all the other commands."""
 
 import json
+from contextlib import redirect_stdout
+from io import StringIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -76,10 +78,11 @@ def command(
     text = [word for file in files for word in ("-f", file)]
     limit = ["-t", threads] if threads else []
     kitchen.step(
-        "imatrix", kitchen.imatrix, imatrix.command, "-m", model, *text, "-c", n_ctx, "-o", kitchen.imatrix, *limit
-    )
+        "imatrix", [kitchen.imatrix], imatrix.command, "-m", model, *text, "-c", n_ctx, "--no-ppl",
+        "-o", kitchen.imatrix, *limit,
+    )  # fmt: skip
     kitchen.step(
-        "sensitivity", kitchen.sensitivity, sensitivity.command, "-m", model, *text, "-c", n_ctx, "--chunks", chunks,
+        "sensitivity", [kitchen.sensitivity], sensitivity.command, "-m", model, *text, "-c", n_ctx, "--chunks", chunks,
         "--imatrix", kitchen.imatrix, "--search", search, "--probe", probe, *(["--types", types] if types else []),
         "-o", kitchen.sensitivity, *limit,
     )  # fmt: skip
@@ -91,7 +94,7 @@ def command(
         result = results[name] = kitchen.result(name, optimizer.best(file_bytes=Size().convert(size, None, None)))
         write_recipe(result, optimizer)
         kitchen.step(
-            f"quantize to {size}", result.file, quantize.command, "--imatrix", kitchen.imatrix,
+            f"quantize to {size}", [result.file, result.errors], quantize.command, "--imatrix", kitchen.imatrix,
             "--recipe", result.recipe, "--search", search, *feedback, "--report", result.errors, model, result.file,
             *limit, newer_than=result.recipe,
         )  # fmt: skip
@@ -130,14 +133,16 @@ class Kitchen:
         path.write_text(json.dumps(settings))
 
     def step(
-        self, title: str, output: Path, command: click.Command, *words: Any, newer_than: Path | None = None
+        self, title: str, outputs: list[Path], command: click.Command, *words: Any, newer_than: Path | None = None
     ) -> None:
-        """Run a command unless its output is there."""
-        if output.exists() and (newer_than is None or output.stat().st_mtime >= newer_than.stat().st_mtime):
-            note(f"{title}: {output} is there")
+        """Run a command unless its outputs are there."""
+        oldest = newer_than.stat().st_mtime if newer_than else 0
+        if all(output.exists() and output.stat().st_mtime >= oldest for output in outputs):
+            note(f"{title}: {outputs[0]} is there")
             return
         note(f"{title}:")
-        command.main([str(word) for word in words], prog_name=f"quanttool {title}", standalone_mode=False)
+        with redirect_stdout(StringIO()):  # progress and notes go to standard error; the tables are in the report
+            command.main([str(word) for word in words], prog_name=f"quanttool {title}", standalone_mode=False)
 
     def optimizer(self, search: str, calibrating: "Calibrating | None") -> "Search":
         from ..optimize.allocation import Problem, Wishes
