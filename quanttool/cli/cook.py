@@ -100,13 +100,14 @@ def command(
         )  # fmt: skip
     held_out = tests or (str(data_folder("calibration") / "evaluation.txt"),)
     tokens, bos_id = read_tokens(model, held_out)
-    comparison = compare(optimizer, results, split(tokens, n_ctx, test_chunks, bos_id=bos_id))
+    some = split(tokens, n_ctx, test_chunks, bos_id=bos_id)
+    comparison = compare(optimizer, results, some)
     for message in comparison.worse_than_a_mix():
         warn(message)
     comparison.show()
     rounding = f"search {search}" + (", error feedback of the calibration text" if calibrate else "")
     texts = ", ".join(Path(test).name for test in held_out)
-    report = kitchen.report(comparison, optimizer, f"{rounding}; {n_ctx} tokens a chunk of {texts}")
+    report = kitchen.report(comparison, optimizer, f"{rounding}; {len(some)} chunks of {n_ctx} tokens of {texts}")
     note(f"{report}: open it in a browser")
 
 

@@ -53,10 +53,10 @@ class Comparison:
         """Each result beside the mixes next to it, in a sentence."""
         rows = {row["name"]: row for row in self.rows}
         return [
-            f"{name}: {rows[name]['mean_kld']:.4f} nats; "
-            + "; ".join(
-                f"{_percent(rows[name]['mean_kld'] / rows[mix]['mean_kld'])} the divergence and "
-                f"{_percent(rows[name]['file_bytes'] / rows[mix]['file_bytes'])} the bytes of {mix}"
+            f"{name}: {rows[name]['mean_kld']:.4f} nats. "
+            + " ".join(
+                f"Beside {mix}: {_change(rows[mix], rows[name], 'mean_kld')} divergence, "
+                f"{_change(rows[mix], rows[name], 'file_bytes')} bytes."
                 for mix in mixes
                 if rows[mix]["mean_kld"] > 0
             )
@@ -158,5 +158,5 @@ def _errors(path: Path) -> dict[str, float]:
     return {tensor["name"]: tensor["weighted_error"] for tensor in tensors if "weighted_error" in tensor}
 
 
-def _percent(ratio: float) -> str:
-    return f"{100 * ratio:.1f} %"
+def _change(before: Row, after: Row, key: str) -> str:
+    return f"{100 * (after[key] / before[key] - 1):+.1f} %"

@@ -19,8 +19,7 @@ td,th{padding:.25em .8em;border-bottom:1px solid var(--line);text-align:right}
 td:first-child,th:first-child{text-align:left}.ours{font-weight:bold}.warning{color:var(--alarm)}.soft{color:var(--soft)}
 .wide{overflow-x:auto}svg{max-width:100%;height:auto}
 """
-SMALLEST, LARGEST = 2.0, 8.5  # bits per weight at the ends of the colours of the map
-PLAIN = ("F32", "F16", "BF16")
+PLAIN_BPW = 16
 Cells = Mapping[str, tuple[float, str]]  # tensor -> (0 to 1, text)
 
 
@@ -35,7 +34,7 @@ def page(name: str, data: Mapping[str, Any]) -> str:
         _front(data),
         _beside_mixes(data),
         _rows(data["rows"]),
-        *(_recipe(size, recipe) for size, recipe in data["recipes"].items()),
+        *(_recipe(size, recipe, _used(data)) for size, recipe in data["recipes"].items()),
         "<h2>What each tensor costs</h2>",
         _gains(data["sensitivity"]),
         "<h2>Predicted against measured</h2>",
@@ -94,12 +93,25 @@ def _rows(rows: Sequence[Mapping[str, Any]]) -> str:
     return f'<div class="wide"><table><tr>{head}</tr>{"".join(lines)}</table></div>'
 
 
-def _recipe(size: str, recipe: Mapping[str, Any]) -> str:
-    """Types, errors and predicted costs of one result, each as a map of layers and kinds of tensors."""
+def _used(data: Mapping[str, Any]) -> tuple[float, float]:
+    """The least and the most bits per weight that a tensor of any recipe has."""
     from ..ggml_types import BY_NAME
 
-    types = {name: kind for name, kind in recipe["types"].items() if kind not in PLAIN}
-    shades = {name: (BY_NAME[kind].bpw - SMALLEST) / (LARGEST - SMALLEST) for name, kind in types.items()}
+    used = [BY_NAME[kind].bpw for recipe in data["recipes"].values() for kind in recipe["types"].values()]
+    used = [bpw for bpw in used if bpw < PLAIN_BPW]
+    return min(used), max(used)
+
+
+def _recipe(size: str, recipe: Mapping[str, Any], span: tuple[float, float]) -> str:
+    """Types, errors and predicted costs of one result, each as a map of layers and kinds of tensors.
+
+    span: bits per weight at the ends of the colours
+    """
+    from ..ggml_types import BY_NAME
+
+    types = {name: kind for name, kind in recipe["types"].items() if BY_NAME[kind].bpw < PLAIN_BPW}
+    low, high = span
+    shades = {name: (BY_NAME[kind].bpw - low) / (high - low or 1.0) for name, kind in types.items()}
     costs = {name: 1000 * recipe["costs"][name] for name in types if name in recipe["costs"]}
     errors = {name: 100 * math.sqrt(recipe["errors"][name]) for name in types if name in recipe["errors"]}
     return "\n".join(
