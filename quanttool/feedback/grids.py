@@ -128,24 +128,23 @@ class Sequences(Grid):
 
     def __init__(self, fmt):
         super().__init__(fmt)
-        self.step = vectors.dimension(fmt)
+        self.step = fmt.tables.shape[2]
         self.signed = vectors.n_sign_bits(fmt) > 0
 
     def tables(self, data, n_cols):
-        return vectors.scales_and_shifts(self.fmt, data, n_cols)
+        return self.fmt.scales_and_tables(data)
 
     def round(self, targets, shifts, couplings, weights, tables, columns, errors):
-        values = self.fmt.point_values
         codes, errors = np.empty(errors.shape, np.int32), errors.copy()
         for start in range(0, len(columns), self.step):
             here = slice(start, start + self.step)
-            scales = tables[0][:, columns[start] // self.step]
+            scales, table = (part[:, columns[start] // self.step] for part in tables)
             form = np.eye(self.step, dtype=np.float32) + couplings[here, here]
             errors[:, here] = 0
             free = targets[:, here] + (shifts[:, here] - errors @ couplings[here].T) @ np.linalg.inv(form).T
             square = np.einsum("ji,j,ji->i", form, weights[here], form)
-            found = self.fmt.nearest_points(free, square, scales)
-            value = values[found] * scales[:, None]
+            found = self.fmt.nearest_points(free, square, scales, table)
+            value = self.fmt.tables[table, found] * scales[:, None]
             negative = (free < 0) & self.signed
             codes[:, here] = 2 * found[:, None] + negative
             errors[:, here] = np.where(negative, -value, value) - targets[:, here]

@@ -42,19 +42,25 @@ class Trellis(PoolSearch):
     plain_sigma = 0.25
     rescales = False  # levels lie far apart: the loss is lower with those found for the whole row
 
-    @property
-    def point_values(self):
-        return self.tables[0]
-
     def weights(self, rows, importance, size):
         """Never quite zero, as sequences are told apart by their weighted distance alone."""
         return super().weights(rows, importance, size) + UNIFORM_IMPORTANCE
 
-    def nearest_points(self, x: F32, weights: F32, scales: F32) -> NDArray[np.int64]:
-        """Numbers [n] of the points nearest to groups x f32 [n, dim], with scales f32 [n] and weights f32 [dim]."""
+    def scales_and_tables(self, data: NDArray[np.uint8]) -> tuple[F32, U16]:
+        """Of each group of rows u8 [n_rows, row_bytes] the scale and the number of its table, [n_rows, n_groups]."""
+        fields = self.layout.unpack(data, self.type.row_meta_bytes)
+        scales = self.read_d(data, fields) * self.levels[fields["scale"]]
+        tables = fields.get("variant", np.zeros_like(fields["scale"]))
+        n = self.points.fields["point"].shape[1] // fields["scale"].shape[2]  # groups that share a scale
+        return tuple(np.repeat(part.reshape(len(data), -1), n, axis=1) for part in (scales, tables))
+
+    def nearest_points(self, x: F32, weights: F32, scales: F32, tables: U16) -> NDArray[np.int64]:
+        """Numbers [n] of the sequences nearest to groups x f32 [n, dim].
+
+        weights: f32 [dim]; scales: f32 [n]; tables: [n], which table each group has
+        """
         weights = np.repeat(weights[None, None], len(x), axis=0)
-        inverses = quotient(np.float32(1), scales)[:, None]
-        codes, _, _ = self.nearest_sequences(x[:, None], weights, inverses, 0, self.reach[1])
+        codes, _, _ = self.find_sequences(x[:, None], weights, scales[:, None], tables[:, None])
         return codes.reshape(-1).astype(np.int64)
 
     def find_levels(self, x, weights):
@@ -174,6 +180,7 @@ class IQ4_KT(Trellis):
         scale=bits(7, 4 * b, 1),
         code=join(bits(8, 32 + q), bits(4, 96 + q % 32, 4 * (q // 32)), bits(3, 4 * (q // 8), 8 + 3 * (q % 8))),
     )
+    points = Layout(128, point=layout.fields["code"])
     levels = table.integers(-64, 64)
     n_bins = 4
     reach = (0.5, 1.0)

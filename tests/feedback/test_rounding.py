@@ -88,7 +88,7 @@ def test_the_loss_falls_by_a_third_and_more_passes_lower_it_further(name):
     assert losses[2] < losses[1]
 
 
-@pytest.mark.parametrize("name", ["IQ1_KT", "IQ2_KT", "IQ3_KT"])
+@pytest.mark.parametrize("name", ["IQ1_KT", "IQ2_KT", "IQ3_KT", "IQ4_KT"])
 def test_trellises_lower_the_loss_too(name):
     x = inputs(3000, 512)
     h = damped(x.T @ x / len(x))

@@ -47,4 +47,4 @@ def test_the_codes_that_reproduce_the_values_reproduce_the_bytes(name, rng):
 
 
 def test_some_types_have_none():
-    assert not any(has_grid(block_format(name)) for name in ("IQ4_KSS", "IQ4_KT", "F16", "Q4_0_R8"))
+    assert not any(has_grid(block_format(name)) for name in ("IQ4_KSS", "TQ1_0", "F16", "Q4_0_R8"))
