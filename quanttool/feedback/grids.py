@@ -15,6 +15,7 @@ from ..formats import points as vectors
 from ..formats.iqkt import Trellis
 from ..kernels.feedback import round_columns
 from ..kernels.feedback_points import Points, Slab, round_groups, sorted_points
+from ..kernels.feedback_words import round_words
 from ..kernels.tiles import as_tiles, store_tiles
 
 F32 = NDArray[np.float32]
@@ -23,11 +24,12 @@ F32 = NDArray[np.float32]
 class Grid:
     """Rounding to a format's values.
 
-    step:   columns that are rounded together: they stay together in every order
+    steps:  columns that are rounded together and stay so in every order, i64 [n_steps, step]: of the first columns of
+            all, and so on for those that follow
     dtype:  of codes, one for every column
     """
 
-    step: int
+    steps: NDArray[np.int64]
     dtype: type
 
     def __init__(self, fmt: BlockFormat):
@@ -58,8 +60,11 @@ class Grid:
 class Levels(Grid):
     """Each column has a code of its own."""
 
-    step = 1
     dtype = np.uint8
+
+    def __init__(self, fmt):
+        super().__init__(fmt)
+        self.steps = np.zeros((1, 1), np.int64) if fmt.words is None else fmt.words
 
     def tables(self, data, n_cols):
         return (levels.levels(self.fmt, data, n_cols),)
@@ -67,10 +72,12 @@ class Levels(Grid):
     def round(self, targets, shifts, couplings, weights, tables, columns, errors):
         new_errors = _tiles(errors)
         codes = np.empty(new_errors.shape, np.uint8)
-        table = as_tiles(tables[0].reshape(len(errors), -1))
-        round_columns(
-            _tiles(targets), _tiles(shifts), _whole(couplings), table, columns // levels.GROUP, codes, new_errors
-        )
+        work = _tiles(targets), _tiles(shifts), _whole(couplings)
+        result = _tiles(tables[0].reshape(len(errors), -1)), columns // levels.GROUP, codes, new_errors
+        if self.fmt.words is None:
+            round_columns(*work, *result)
+        else:
+            round_words(*work, _whole(weights), *result)
         return _rows(codes, errors.shape), _rows(new_errors, errors.shape)
 
     def write(self, codes, data):
@@ -89,7 +96,7 @@ class Vectors(Grid):
         super().__init__(fmt)
         self.dim = vectors.dimension(fmt)
         self.points = _points(fmt.name)
-        self.step = vectors.SIGNED if self.points.even else self.dim
+        self.steps = np.arange(vectors.SIGNED if self.points.even else self.dim)[None]
 
     def tables(self, data, n_cols):
         return vectors.scales_and_shifts(self.fmt, data, n_cols)
@@ -128,7 +135,8 @@ class Sequences(Grid):
 
     def __init__(self, fmt):
         super().__init__(fmt)
-        self.step = fmt.tables.shape[2]
+        self.dim = fmt.tables.shape[2]
+        self.steps = np.arange(self.dim)[None]
         self.signed = vectors.n_sign_bits(fmt) > 0
 
     def tables(self, data, n_cols):
@@ -136,10 +144,10 @@ class Sequences(Grid):
 
     def round(self, targets, shifts, couplings, weights, tables, columns, errors):
         codes, errors = np.empty(errors.shape, np.int32), errors.copy()
-        for start in range(0, len(columns), self.step):
-            here = slice(start, start + self.step)
-            scales, table = (part[:, columns[start] // self.step] for part in tables)
-            form = np.eye(self.step, dtype=np.float32) + couplings[here, here]
+        for start in range(0, len(columns), self.dim):
+            here = slice(start, start + self.dim)
+            scales, table = (part[:, columns[start] // self.dim] for part in tables)
+            form = np.eye(self.dim, dtype=np.float32) + couplings[here, here]
             errors[:, here] = 0
             free = targets[:, here] + (shifts[:, here] - errors @ couplings[here].T) @ np.linalg.inv(form).T
             square = np.einsum("ji,j,ji->i", form, weights[here], form)
@@ -151,7 +159,7 @@ class Sequences(Grid):
         return codes, errors
 
     def write(self, codes, data):
-        vectors.write_points(self.fmt, codes[:, :: self.step] >> 1, (codes & 1).astype(bool), data)
+        vectors.write_points(self.fmt, codes[:, :: self.dim] >> 1, (codes & 1).astype(bool), data)
 
 
 def grid_of(fmt: BlockFormat) -> Grid:

@@ -43,15 +43,18 @@ class Order:
     the largest: what is rounded late can make up for what was rounded before it; what matters most is better rounded
     precisely.
 
+    steps:    i64 [n_steps, step], see `Grid`
     blocks:   of each super-block its columns, i64
     columns:  all of them, i64 [n_cols]
     """
 
-    def __init__(self, h: F64, step: int):
-        self.h, self.step = h, step
+    def __init__(self, h: F64, steps: NDArray[np.int64]):
+        self.h, self.step = h, steps.shape[1]
         diagonal = np.diagonal(h)
         blocks = [np.arange(start, min(start + SUPER_BLOCK, len(h))) for start in range(0, len(h), SUPER_BLOCK)]
-        blocks = [self._largest_first(block.reshape(-1, step)) for block in blocks]
+        blocks = [
+            self._largest_first(block.reshape(-1, steps.size)[:, steps].reshape(-1, self.step)) for block in blocks
+        ]
         self.blocks = sorted(blocks, key=lambda block: -diagonal[block].mean())
         self.columns = np.concatenate(self.blocks)
 
@@ -110,7 +113,7 @@ class Feedback:
 
     def __init__(self, h: F64, passes: int = 1):
         self.h, self.passes = h, passes
-        self._plans: dict[int, Plan] = {}  # by the columns of a step
+        self._plans: dict[bytes, Plan] = {}  # by the steps of a grid
 
     def round(self, rows: F32, fmt: BlockFormat, importance: F32, search: Search) -> NDArray[np.uint8]:
         """Rows f32 [n_rows, n_cols] as bytes u8 [n_rows, row_bytes] of a format with a grid.
@@ -120,7 +123,7 @@ class Feedback:
         out = np.empty((len(rows), fmt.type.row_bytes(rows.shape[1])), np.uint8)
         scales = Scales(fmt, read_only(np.ascontiguousarray(importance, np.float32)), search)
         grid = grid_of(fmt)
-        plan = self._plan(grid.step)
+        plan = self._plan(grid.steps)
 
         def work(slab: slice) -> None:
             rounded = _Slab(rows[slab], grid, scales, plan, out[slab])
@@ -133,12 +136,13 @@ class Feedback:
             for_each_slab(work, len(rows), ROWS_PER_SLAB)
         return out
 
-    def _plan(self, step: int) -> "Plan":
-        if step not in self._plans:
-            order = Order(self.h, step)
+    def _plan(self, steps: NDArray[np.int64]) -> "Plan":
+        key = steps.tobytes()
+        if key not in self._plans:
+            order = Order(self.h, steps)
             h = self.h[np.ix_(order.columns, order.columns)].astype(np.float32) if self.passes else None
-            self._plans[step] = Plan(order, h, order.before(), order.all() if self.passes else None)
-        return self._plans[step]
+            self._plans[key] = Plan(order, h, order.before(), order.all() if self.passes else None)
+        return self._plans[key]
 
 
 class Plan(NamedTuple):

@@ -68,6 +68,9 @@ class BlockFormat:
     # scales: such types can be rounded with error feedback, see grid.py.
     codes: "ClassVar[Layout | None]" = None
     n_codes: ClassVar[int | None] = None  # how many there are, if not all that the bits can hold
+    # Values whose codes must have an even number of set bits together, i64 [n_words, word]: of the first values of a
+    # row, and so on for those that follow. None where codes are free.
+    words: ClassVar[NDArray[np.int64] | None] = None
     # The same for types whose values are vectors: where the numbers of their points are (field "point") and, if values
     # have signs of their own, the signs of every 8 values (field "sign", the lowest bit that of the first; 7 bits if
     # the number of minus signs is even), see points.py.

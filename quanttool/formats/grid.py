@@ -4,12 +4,10 @@ A value of such a type depends on its own code and on its block's scales, and on
 declares is where the codes' bits are (`BlockFormat.codes`); which values the codes stand for is asked of `dequantize`.
 """
 
-from functools import cache
-
 import numpy as np
 from numpy.typing import NDArray
 
-from .base import BlockFormat, block_format
+from .base import BlockFormat
 from .layout import Layout
 
 GROUP = 16  # columns that share their levels, in every type (some share them over more)
@@ -43,18 +41,9 @@ def write_codes(fmt: BlockFormat, codes: NDArray[np.uint8], data: NDArray[np.uin
     """Write codes u8 [n_rows, n_cols] into rows u8 [n_rows, row_bytes]; all that is no code stays as it is."""
     meta = fmt.type.row_meta_bytes
     new = np.zeros_like(data)
-    fmt.codes.pack({"code": codes.reshape(len(data), -1, fmt.codes.n_elements)}, new, meta)
+    fmt.codes.pack({"code": codes.reshape(len(data), -1, fmt.type.block_size)}, new, meta)
     blocks = data[:, meta:].reshape(len(data), -1, fmt.type.block_bytes)
-    data[:, meta:] = (blocks & ~code_mask(fmt.name)).reshape(len(data), -1) | new[:, meta:]
-
-
-@cache
-def code_mask(type_name: str) -> NDArray[np.uint8]:
-    """The bits of a block that belong to codes, u8 [block_bytes]."""
-    layout = block_format(type_name).codes
-    mask = np.empty((1, layout.block_bytes), np.uint8)
-    layout.pack({"code": np.full((1, 1, layout.n_elements), 0xFFFF, np.uint16)}, mask)
-    return mask[0]
+    data[:, meta:] = (blocks & ~fmt.codes.mask).reshape(len(data), -1) | new[:, meta:]
 
 
 def codes_at(block_bytes: int, positions: NDArray[np.int64]) -> Layout:

@@ -17,6 +17,7 @@ from . import iqk_tables as table
 from .best_tables import BestTabulated
 from .layout import Layout, bits, join
 from .tabulated import (
+    U16,
     UNIFORM_IMPORTANCE,
     all_crossings,
     as_sub_tile,
@@ -148,6 +149,37 @@ class IQ2_KL(BestTabulated):
         return from_tiles(codes, n_units * n_subs), np.stack([of_subs(part, x).sum(axis=1) for part in sums], axis=1)
 
 
+# Word k of the eight in a sub-block of 32 holds the values 2 k, 2 k + 16, 2 k + 1, 2 k + 17.
+
+
+def by_word(values: NDArray) -> NDArray:
+    """Values [..., n], put in the order of the words."""
+    halves = values.reshape(-1, 2, 8, 2)  # upper half, word, odd
+    return np.ascontiguousarray(halves.transpose(0, 2, 3, 1)).reshape(values.shape)
+
+
+def by_value(codes: NDArray[np.uint16]) -> NDArray[np.uint16]:
+    """Codes [n_rows, n_blocks, 64, 4] by word -> [n_rows, n_blocks, 256] by value."""
+    words = codes.reshape(-1, 8, 2, 2)  # word, odd, upper half
+    return np.ascontiguousarray(words.transpose(0, 3, 1, 2)).reshape(*codes.shape[:2], 256)
+
+
+def words_of(codes: U16) -> U16:
+    """Codes [..., 4] of a word -> what is stored of it [...]: u such that the codes are u ^ (u >> 1), less a bit."""
+    word = (codes << NIBBLE_SHIFTS).sum(axis=-1, dtype=np.uint16)
+    for shift in (1, 2, 4, 8):
+        word ^= word >> shift
+    return word >> 1
+
+
+class WordLayout(Layout):
+    """Codes by value, packed into words."""
+
+    def pack(self, fields, out, meta_bytes=0):
+        codes = by_word(fields["code"]).reshape(*fields["code"].shape[:2], -1, WORD)
+        super().pack({"word": words_of(codes.astype(np.uint16))}, out, meta_bytes)
+
+
 class IQ4_KSS(BestTabulated):
     """Four codes share 16 bits of even parity, which leaves 15 to store, and one for the scale.
 
@@ -161,6 +193,9 @@ class IQ4_KSS(BestTabulated):
         scale=join(*(bits(1, 16 * b + 2 * i) for i in range(1, 8))),
         word=bits(15, 2 * np.arange(64), 1),
     )
+    codes = WordLayout(128, word=layout.fields["word"])
+    n_codes = 16
+    words = by_word(j[:32]).reshape(-1, WORD)
     levels = table.integers(-127, 128, 2)
     tables = table.IQ4
     trials = trials_around(table.IQ4, 7)
@@ -193,26 +228,8 @@ class IQ4_KSS(BestTabulated):
         return codes, np.stack([of_subs(part, x).sum(axis=1) for part in sums], axis=1)
 
     def write_codes(self, codes, x):
-        word = (codes << NIBBLE_SHIFTS).sum(axis=2, dtype=np.uint16)
-        for shift in (1, 2, 4, 8):  # the inverse of u ^ (u >> 1)
-            word ^= word >> shift
-        return {"word": word >> 1}
+        return {"word": words_of(codes)}
 
     def read_codes(self, fields):
         word = fields["word"] << 1
         return by_value(((word ^ (word >> 1))[..., None] >> NIBBLE_SHIFTS) & 15)
-
-
-# Word k of the eight in a sub-block of 32 holds the values 2 k, 2 k + 16, 2 k + 1, 2 k + 17.
-
-
-def by_word(values: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Values [n_units, n_subs, 32], put in the order of the words."""
-    halves = values.reshape(-1, 2, 8, 2)  # upper half, word, odd
-    return np.ascontiguousarray(halves.transpose(0, 2, 3, 1)).reshape(values.shape)
-
-
-def by_value(codes: NDArray[np.uint16]) -> NDArray[np.uint16]:
-    """Codes [n_rows, n_blocks, 64, 4] by word -> [n_rows, n_blocks, 256] by value."""
-    words = codes.reshape(-1, 8, 2, 2)  # word, odd, upper half
-    return np.ascontiguousarray(words.transpose(0, 3, 1, 2)).reshape(*codes.shape[:2], 256)

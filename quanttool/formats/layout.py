@@ -86,6 +86,14 @@ class Layout:
         return np.concatenate(block), np.concatenate(record)
 
     @cached_property
+    def mask(self) -> NDArray[np.uint8]:
+        """The bits that belong to fields, u8 [block_bytes * rows]."""
+        mask = np.zeros(self.rows * self.block_bytes, np.uint8)
+        at, _ = self._positions
+        np.bitwise_or.at(mask, at // 8, (1 << at % 8).astype(np.uint8))
+        return mask
+
+    @cached_property
     def _unpack_moves(self) -> NDArray[np.int32]:
         block, record = self._positions
         return moves(block, record)

@@ -5,12 +5,10 @@ grid (see grid.py) a format declares where the bits are (`BlockFormat.points`) a
 asked of `dequantize`.
 """
 
-from functools import cache
-
 import numpy as np
 from numpy.typing import NDArray
 
-from .base import BlockFormat, block_format
+from .base import BlockFormat
 
 SIGNED = 8  # values whose signs lie together
 
@@ -58,13 +56,4 @@ def write_points(fmt: BlockFormat, points: NDArray, negative: NDArray[np.bool_],
     new = np.zeros_like(data)
     layout.pack(fields, new, meta)
     blocks = data[:, meta:].reshape(n_rows, -1, fmt.type.block_bytes)
-    data[:, meta:] = (blocks & ~_mask(fmt.name)).reshape(n_rows, -1) | new[:, meta:]
-
-
-@cache
-def _mask(type_name: str) -> NDArray[np.uint8]:
-    """The bits of a block that belong to points and signs, u8 [block_bytes]."""
-    layout = block_format(type_name).points
-    mask = np.empty((1, layout.block_bytes), np.uint8)
-    layout.pack({name: np.full((1, 1, at.shape[1]), 0xFFFF) for name, at in layout.fields.items()}, mask)
-    return mask[0]
+    data[:, meta:] = (blocks & ~layout.mask).reshape(n_rows, -1) | new[:, meta:]

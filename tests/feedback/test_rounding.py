@@ -7,7 +7,7 @@ from quanttool.feedback.rounding import Feedback, damped
 from quanttool.formats import block_format, dequantize_rows, quantize_rows
 from quanttool.formats.grid import levels
 from quanttool.formats.points import n_sign_bits, scales_and_shifts
-from tests.naive_feedback import gptq, gptq_points
+from tests.naive_feedback import gptq, gptq_points, gptq_words
 
 VECTORS = ["IQ1_S", "IQ1_M", "IQ2_XXS", "IQ2_XS", "IQ2_S", "IQ3_XXS", "IQ3_S", "IQ2_KL"]
 
@@ -53,6 +53,19 @@ def test_groups_of_one_super_block_take_the_points_that_gptq_finds(name):
     expected = gptq_points(weights, h, table, *per_column, order, bits)
     data = Feedback(h, passes=0).round(weights, fmt, importance, "reference")
     assert np.allclose(dequantize_rows(data, name, 256), expected, atol=1e-5)
+
+
+def test_words_take_the_levels_that_gptq_finds_with_even_parity():
+    x = inputs(1000, 256)
+    h = damped(x.T @ x / len(x))
+    importance = np.diagonal(h).astype(np.float32)
+    weights = np.random.default_rng(1).standard_normal((6, 256)).astype(np.float32)
+    fmt = block_format("IQ4_KSS")
+    words = np.arange(256).reshape(8, 2, 8, 2).transpose(0, 2, 3, 1).reshape(64, 4)  # 0 16 1 17, 2 18 3 19...
+    order = words[np.argsort(-importance[words].mean(axis=1), kind="stable")].ravel()
+    data = Feedback(h, passes=0).round(weights, fmt, importance, "reference")
+    tables = np.repeat(levels(fmt, data, 256), 16, axis=1)
+    assert np.allclose(dequantize_rows(data, "IQ4_KSS", 256), gptq_words(weights, h, tables, order), atol=1e-5)
 
 
 @pytest.mark.parametrize(
