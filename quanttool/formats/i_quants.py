@@ -14,10 +14,13 @@ from ..kernels import codebook_search as search_kernels
 from ..kernels import i_quants as kernels
 from ..kernels import iq1
 from ..kernels.codebook import Codebook, make_codebook
-from ..kernels.codebook_best import BestRules, best_blocks
+from ..kernels.codebook_best import best_blocks
+from ..kernels.codebook_lines import BestRules
 from ..kernels.codebook_search import REFIT_ALWAYS, REFIT_IF_OFF_GRID, REFIT_OFF_GRID, SearchRules
 from ..kernels.envelopes import Points
+from ..kernels.halves import FAR, Halves
 from ..kernels.lanes import LANES
+from ..kernels.tiles import n_tiles
 from .base import NO_IMPORTANCE, BlockFormat
 from .better import keep_better
 from .layout import Layout, bits, join
@@ -51,21 +54,89 @@ def prepared_codebook(name: str, n_distances: int) -> Codebook:
 
 
 @cache
-def tiled_points(name: str, values: tuple[int, ...]) -> NDArray[np.float32]:
-    """The points of a codebook for `envelopes.Points`, f32 [n_points * dim / LANES, LANES]."""
+def all_points(name: str, values: tuple[int, ...]) -> Points:
+    """A codebook to be looked through as a whole; `squares` without rows."""
     points = codebook_values(name, values)
-    return np.ascontiguousarray(points.reshape(-1, LANES, points.shape[1]).swapaxes(1, 2)).reshape(-1, LANES)
+    dim = points.shape[1]
+    return Points((1,) * dim, points.reshape(-1), tiled(points), np.empty((0, LANES), np.float32))
+
+
+@cache
+def halved_points(name: str, values: tuple[int, ...], shifts: tuple[float, ...]) -> Halves:
+    """A codebook sorted by halves; without room for what is written."""
+    levels, points = codebook_levels(name).astype(np.int64), codebook_values(name, values)
+    dim = points.shape[1]
+    places = len(values) ** np.arange(dim // 2)
+    n_classes = len(values) ** (dim // 2)
+    class_levels = np.arange(n_tiles(n_classes) * LANES)[:, None] // places % len(values)
+    halves = [
+        sorted_rows((part * places).sum(axis=1), n_classes) for part in (levels[:, : dim // 2], levels[:, dim // 2 :])
+    ]
+    n_rows = max(len(number) for _, number in halves)
+    first = [first for first, _ in halves]
+    number = np.stack([np.pad(number, ((0, n_rows - len(number)), (0, 0)), constant_values=-1) for _, number in halves])
+    return Halves(
+        (1,) * dim,
+        points.reshape(-1),
+        np.array(shifts, np.float32),
+        tiled(np.array(values, np.float32)[class_levels]),
+        np.where(np.arange(len(class_levels)) < n_classes, 0, FAR).astype(np.float32).reshape(-1, LANES),
+        np.stack(first),
+        number.astype(np.int32),
+        tiled(np.where(number.reshape(-1, 1) < 0, 0, points[number.reshape(-1)])),
+        np.where(number < 0, FAR, 0).astype(np.float32).reshape(-1, LANES),
+        np.empty(256 // dim, np.int64),
+        *np.empty((3, 0, LANES), np.float32),
+        np.empty(0, np.int64),
+        np.empty((0, LANES), np.float32),
+    )
+
+
+def sorted_rows(kinds: NDArray[np.int64], n_kinds: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Points by kind, LANES to a row, each kind from a new row on.
+
+    Gives the rows where kinds start, and points [n_rows, LANES], -1 for none.
+    """
+    count = np.bincount(kinds, minlength=n_kinds)
+    first = np.concatenate([[0], np.cumsum(-(-count // LANES))])
+    number = np.full((first[-1], LANES), -1)
+    order = np.argsort(kinds, kind="stable")
+    rank = np.arange(len(kinds)) - (np.cumsum(count) - count)[kinds[order]]
+    number.reshape(-1)[first[kinds[order]] * LANES + rank] = order
+    return first, number
+
+
+def tiled(points: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Points f32 [n, dim], LANES side by side, as tile [n / LANES * dim, LANES]."""
+    tiles = points.reshape(-1, LANES, points.shape[1]).swapaxes(1, 2)
+    return np.ascontiguousarray(tiles, np.float32).reshape(-1, LANES)
+
+
+def with_room(points: Points | Halves) -> Points | Halves:
+    """The same with room for what a search of blocks writes."""
+    n_groups = 256 // len(points.shape)
+
+    def tile(n_rows):
+        return np.empty((n_rows, LANES), np.float32)
+
+    if isinstance(points, Points):
+        return points._replace(squares=tile(n_groups * len(points.values) // len(points.shape)))
+    n_rows, n_class_rows = len(points.no_point) // 2, len(points.no_class)
+    return points._replace(
+        leading=np.empty(n_groups, np.int64),
+        squares=tile(len(points.shifts) * n_groups * n_rows),
+        class_squares=tile(len(points.shifts) * n_groups * 2 * n_class_rows),
+        class_losses=tile(2 * n_class_rows),
+        row=np.empty(n_rows, np.int64),
+        chosen=tile(n_rows),
+    )
 
 
 class CodebookFormat(BlockFormat):
-    """Blocks of 256 values that name points of `codebook`, whose levels stand for `values`.
-
-    shifts:  what may be added to all values of a point
-    """
+    """Blocks of 256 values that name points of `codebook`, whose levels stand for `values`."""
 
     codebook: ClassVar[str]
     values: ClassVar[tuple[int, ...]]
-    shifts: ClassVar[tuple[float, ...]] = (0,)
     has_best = True
     best_rules: ClassVar[BestRules]
 
@@ -84,18 +155,17 @@ class CodebookFormat(BlockFormat):
         """Write the bytes of llama.cpp's search."""
         raise NotImplementedError
 
+    def points_searched(self) -> Points | Halves:
+        """The codebook as it is best searched."""
+        return all_points(self.codebook, self.values)
+
     def quantize_best(self, rows, importance, out):
         """Write the bytes of `codebook_best`."""
         rules = self.best_rules
-        n_blocks = rows.size // 256
-        values = tiled_points(self.codebook, self.values)
-        shifts = np.array(self.shifts, np.float32)
-        dim = codebook_levels(self.codebook).shape[1]
-        squares = np.empty((len(shifts) * len(values) * 256 // dim**2, LANES), np.float32)
-        points = Points((1,) * dim, values, shifts, squares)
+        n_blocks, points = rows.size // 256, with_room(self.points_searched())
         d = np.empty((n_blocks, 1), np.uint16)
         codes = np.empty((n_blocks, 256 // rules.sub_size), np.uint8)
-        chosen = np.empty((n_blocks, 256 // dim), np.int32)
+        chosen = np.empty((n_blocks, 256 // len(points.shape)), np.int32)
         signs = np.empty((n_blocks, 32), np.uint8)
         best_blocks(rows, importance, rules, points, d, codes, chosen, signs)
         self.write(d, codes, chosen, signs, out.reshape(n_blocks, -1))
@@ -209,11 +279,11 @@ class IQ2_XXS(ScaledCodebook):
         sub_size=32,
         highest=15,
         choice_size=8,
-        signed=False,
+        shift=np.float32(0),
         even_signs=True,
         unit_of_d=np.float32(1 / 8),
         top=np.float32(43),
-        n_probes=3,
+        n_probes=8,
     )
     points = Layout(66, point=bits(8, 2 + 8 * (g // 4) + g % 4), sign=bits(7, 6 + 8 * (g // 4), 7 * (g % 4)))
 
@@ -304,11 +374,11 @@ class IQ3_S(ScaledCodebook):
         sub_size=32,
         highest=15,
         choice_size=4,
-        signed=False,
+        shift=np.float32(0),
         even_signs=False,
         unit_of_d=np.float32(1),
         top=np.float32(15),
-        n_probes=3,
+        n_probes=8,
     )
     points = Layout(110, point=join(bits(8, 2 + q), bits(1, 66 + q // 8, q % 8)), sign=bits(8, 74 + g))
 
@@ -331,9 +401,11 @@ class ShiftedCodebook(CodebookFormat):
 
     codebook = "iq1"
     values = IQ1_VALUES
-    shifts = (iq1.DELTA, -iq1.DELTA)
     n_subs: ClassVar[int]
     smallest: ClassVar[float]
+
+    def points_searched(self):
+        return halved_points(self.codebook, self.values, (iq1.DELTA, -iq1.DELTA))
 
     def quantize_as_reference(self, rows, importance, out):
         blocks = rows.reshape(-1, 256)
@@ -365,11 +437,11 @@ class IQ1_S(ShiftedCodebook):
         sub_size=32,
         highest=7,
         choice_size=32,
-        signed=True,
+        shift=iq1.DELTA,
         even_signs=False,
         unit_of_d=np.float32(1),
         top=1 + iq1.DELTA,
-        n_probes=2,
+        n_probes=4,
     )
     points = Layout(50, point=join(bits(8, 2 + g), bits(3, 34 + 2 * (g // 4), 3 * (g % 4))))
 

@@ -5,23 +5,11 @@ error in a few operations. LANES scales of the block are tried, each with all co
 fitted to what it chose, which chooses again. All of it with the scale as float16 will hold it.
 """
 
-from typing import NamedTuple
-
 import numpy as np
-from numpy.typing import NDArray
 
-from .envelopes import (
-    LANE,
-    LARGEST,
-    Lines,
-    Scratch,
-    find_lines,
-    find_losses,
-    find_losses_of_four,
-    first_smallest,
-    weigh_points,
-)
-from .jit import helper, kernel
+from .codebook_lines import Block, find_all_lines, find_ranges, geometric, load_block, narrow_ranges, weigh_codebook
+from .envelopes import LANE, LARGEST, TWO, Lines, Scratch, first_smallest
+from .jit import helper, kernel, leaf
 from .lanes import (
     LANES,
     broadcast,
@@ -35,171 +23,19 @@ from .lanes import (
     smaller,
     store,
 )
-from .rounding import f16_bits, f16_value, float_bits, float_of, within_f16
+from .rounding import f16_bits, f16_value, within_f16
 
-ZERO, HALF, ONE, TWO = np.array([0, 0.5, 1, 2], np.float32)
+ZERO, HALF, ONE = np.array([0, 0.5, 1], np.float32)
 
 LEAST_IMPORTANCE = np.float32(1e-9)  # of a block's largest: values that do not count are still not left to chance
 REFITS = 1
-
-# Scales of a sub-block that can be best: the largest level of the points stands for something between LOWEST times its
-# weighted root mean square and HIGHEST times that, or HIGHEST_OF_LARGEST times its largest magnitude.
-LOWEST, HIGHEST, HIGHEST_OF_LARGEST = np.array([0.9, 2.5, 1.3], np.float32)
-# The same in units of what is best without a codebook.
-NARROW_LOWEST, NARROW_HIGHEST = np.array([0.7, 1.4], np.float32)
 
 # Tried for the scale of a block, in units of what gives the sub-block with the largest scale the highest code.
 FIRST_STEP, LAST_STEP = 0.75, 2.0
 STEPS = np.geomspace(FIRST_STEP, LAST_STEP, LANES).astype(np.float32)[None]
 
 
-class BestRules(NamedTuple):
-    """What differs between the types; a value is (2 c + 1) * d * unit_of_d * that of its point."""
-
-    sub_size: int  # values with a code c
-    highest: int  # code
-    choice_size: int  # values whose alternatives, in signs or shift, are chosen together
-    signed: bool  # points have signs and may be shifted; else values have signs of their own
-    even_signs: bool  # the number of minus signs in 8 values must be even
-    unit_of_d: np.float32
-    top: np.float32  # largest magnitude of a point's values
-    n_probes: int  # scales at which the best of all points is looked for
-
-
-class Block(NamedTuple):
-    """A block under search."""
-
-    weight: NDArray[np.float32]  # [256], the importance, 1 at most
-    wx: NDArray[np.float32]  # [256], weight times value; without signs where points have none
-    odd: NDArray[np.bool_]  # [32], whether 8 values need a wrong sign
-    low: NDArray[np.float32]  # [n_subs], lowest scale of each sub-block
-    high: NDArray[np.float32]  # [n_subs], highest
-    n_alternatives: NDArray[np.int64]  # [n_choices]
-    codes: NDArray[np.int32]  # tile [n_subs, LANES], of each scale tried
-    best: NDArray[np.float32]  # tile [1, LANES], scratch
-
-
-@helper
-def load_block(values, rules, signs, block):
-    """Values times weight, and signs u8 [32]; gives the factor of the values, a power of two, 0 if all are zero."""
-    weight, wx, odd = block.weight, block.wx, block.odd
-    largest = ZERO
-    for i in range(256):
-        largest = max(largest, abs(values[i]))
-    if largest == 0:
-        return ZERO
-    exponent = min(max(254 - (float_bits(largest) >> 23), 1), 227)
-    factor = float_of(exponent << 23)
-    for group in range(32):
-        bits = np.int32(0)
-        for i in range(8):
-            at = 8 * group + i
-            x = values[at] * factor
-            negative = x < 0 and not rules.signed
-            bits |= np.int32(negative) << i
-            wx[at] = weight[at] * (-x if negative else x)
-        signs[group] = np.uint8(bits)
-        parity = bits ^ (bits >> 4)
-        parity ^= parity >> 2
-        odd[group] = rules.even_signs and ((parity ^ (parity >> 1)) & 1) != 0
-    return factor
-
-
-@helper
-def geometric(low, high, lanes):
-    """LANES scales from `low` to `high`, also in lanes f32 [1, LANES]."""
-    step = (high / low) ** np.float32(1 / (LANES - 1))
-    lanes[0, 0] = low
-    for lane in range(1, LANES):
-        lanes[0, lane] = lanes[0, lane - 1] * step
-    return load(lanes, 0)
-
-
-@helper
-def without_codebook(at, scales, rules, shift, block):
-    """Error of a sub-block's values, each rounded to the nearest of -1, 0, 1, plus `shift`; as `least_error`."""
-    weight, wx = block.weight, block.wx
-    total = broadcast(0)
-    for i in range(at, at + rules.sub_size):
-        least = broadcast(LARGEST)
-        for k in range(-1, 2):
-            g = np.float32(k) + shift
-            least = smaller(multiply_add(scales, weight[i] * g * g, -TWO * wx[i] * g), least)
-        total += least
-    return total * scales
-
-
-@helper
-def find_ranges(values, factor, rules, block):
-    """Lowest and highest scale to try for every sub-block; small ones get at least what the block's scale can give."""
-    weight, low, high = block.weight, block.low, block.high
-    largest_low = ZERO
-    for sub in range(low.size):
-        total = total_w = largest = ZERO
-        for i in range(rules.sub_size * sub, rules.sub_size * (sub + 1)):
-            x = abs(values[i] * factor)
-            total += weight[i] * x * x
-            total_w += weight[i]
-            largest = max(largest, x)
-        rms = np.sqrt(total / total_w)
-        low[sub] = LOWEST * rms / rules.top
-        high[sub] = max(HIGHEST * rms, HIGHEST_OF_LARGEST * largest) / rules.top
-        largest_low = max(largest_low, low[sub])
-    least = np.float32(1.5) * largest_low / np.float32(2 * rules.highest + 1)
-    for sub in range(low.size):
-        low[sub] = max(low[sub], least)
-        high[sub] = max(high[sub], low[sub] * HIGHEST / LOWEST)
-
-
-@helper
-def narrow_ranges(rules, shifts, block):
-    """Scales near what is best without a codebook, where the codebook has a third of all there could be (IQ1)."""
-    low, high, lanes = block.low, block.high, block.best
-    for sub in range(low.size):
-        scales = geometric(low[sub], high[sub], lanes)
-        up = without_codebook(rules.sub_size * sub, scales, rules, shifts[0], block)
-        down = without_codebook(rules.sub_size * sub, scales, rules, shifts[1], block)
-        scale = lanes[0, first_smallest(smaller(up, down), int_lanes(broadcast(0)))]
-        low[sub], high[sub] = scale * NARROW_LOWEST, scale * NARROW_HIGHEST
-
-
-@helper
-def find_all_lines(rules, block, points, scratch, lines):
-    """The lines of all groups, for each alternative: the part that has the flipped sign, or the shift."""
-    dim = len(points.shape)
-    parts, n_groups, n_chunks = rules.choice_size // dim, 256 // dim, scratch.kept.size
-    n_tables = points.shifts.size
-    end = 0
-    for choice in range(256 // rules.choice_size):
-        odd = block.odd[rules.choice_size * choice // 8]
-        n_alternatives = parts if odd else n_tables
-        block.n_alternatives[choice] = n_alternatives
-        for part in range(parts):
-            group = parts * choice + part
-            at = dim * group
-            sub = at // rules.sub_size
-            total = ZERO
-            for i in range(at, at + dim):
-                total += block.wx[i]
-            for alternative in range(n_alternatives):
-                if rules.signed:
-                    if group % 4 == 0 and alternative == 0:
-                        find_losses_of_four(block.wx, at, points, scratch.losses)
-                    losses = scratch.losses[group % 4 * n_chunks : (group % 4 + 1) * n_chunks]
-                else:
-                    losses = scratch.losses[:n_chunks]
-                    find_losses(block.wx, at, odd and part == alternative, points, losses)
-                table = alternative if rules.signed else 0
-                first = (table * n_groups + group) * n_chunks
-                shift_loss = -TWO * points.shifts[table] * total
-                l = (2 * choice + alternative) * parts + part
-                lines.first[l] = end
-                low, high = block.low[sub], block.high[sub]
-                end = find_lines(low, high, rules.n_probes, shift_loss, first, points, losses, scratch.kept, lines, end)
-                lines.count[l] = end - lines.first[l]
-
-
-@helper
+@leaf
 def least_error(sub, scale, rules, parts, block, lines):
     """The error of a sub-block at LANES scales, less what it is with all values zero."""
     per_sub = rules.sub_size // rules.choice_size
@@ -221,7 +57,37 @@ def least_error(sub, scale, rules, parts, block, lines):
     return total * scale
 
 
-@helper
+@leaf
+def least_errors_of_three(sub, low, middle, high, rules, parts, block, lines):
+    """`least_error` for three scales in each lane: lists are read once."""
+    per_sub = rules.sub_size // rules.choice_size
+    squares, losses, _, first, count = lines
+    n_alternatives = block.n_alternatives
+    total_low = total_middle = total_high = broadcast(0)
+    for choice in range(per_sub * sub, per_sub * (sub + 1)):
+        best_low = best_middle = best_high = broadcast(LARGEST)
+        for alternative in range(n_alternatives[choice]):
+            error_low = error_middle = error_high = broadcast(0)
+            for part in range(parts):
+                l = (2 * choice + alternative) * parts + part
+                least_low = least_middle = least_high = broadcast(LARGEST)
+                for k in range(first[l], first[l] + count[l]):
+                    square, loss = number_at(squares, k), number_at(losses, k)
+                    least_low = smaller(multiply_add(low, square, loss), least_low)
+                    least_middle = smaller(multiply_add(middle, square, loss), least_middle)
+                    least_high = smaller(multiply_add(high, square, loss), least_high)
+                error_low += least_low
+                error_middle += least_middle
+                error_high += least_high
+            best_low, best_middle = smaller(error_low, best_low), smaller(error_middle, best_middle)
+            best_high = smaller(error_high, best_high)
+        total_low += best_low
+        total_middle += best_middle
+        total_high += best_high
+    return total_low * low, total_middle * middle, total_high * high
+
+
+@leaf
 def best_sums(sub, scale, rules, parts, block, lines):
     """Of a sub-block's best points at LANES scales sum -2 w x g and sum w g^2."""
     per_sub = rules.sub_size // rules.choice_size
@@ -254,20 +120,22 @@ def best_sums(sub, scale, rules, parts, block, lines):
     return total_loss, total_square
 
 
-@helper
+@leaf
 def first_scales(rules, parts, block, lines):
     """LANES scales of the block, around what gives the largest best scale of a sub-block the highest code.
 
     The best scales of the sub-blocks go to block.low.
     """
     low, high, lanes = block.low, block.high, block.best
+    largest = ZERO
     for sub in range(low.size):
         error = least_error(sub, geometric(low[sub], high[sub], lanes), rules, parts, block, lines)
         low[sub] = lanes[0, first_smallest(error, int_lanes(broadcast(0)))]
-    return load(STEPS, 0) * (low.max() / np.float32(2 * rules.highest + 1))
+        largest = max(largest, low[sub])
+    return load(STEPS, 0) * (largest / np.float32(2 * rules.highest + 1))
 
 
-@helper
+@leaf
 def first_codes(d, rules, block):
     """The codes nearest to the best scales of the sub-blocks, for LANES scales of the block."""
     codes, low = block.codes, block.low
@@ -276,7 +144,7 @@ def first_codes(d, rules, block):
         store(codes, sub, code)
 
 
-@helper
+@leaf
 def as_stored(scales, unit, block):
     """Scales of the block as they will be read back; `unit` is what a stored 1 stands for."""
     best = block.best
@@ -286,30 +154,31 @@ def as_stored(scales, unit, block):
     return load(best, 0) * unit
 
 
-@helper
+@leaf
 def odd_number(code):
     return float_lanes(code + code + 1)
 
 
-@helper
+@leaf
 def choose_codes(d, rules, parts, block, lines):
     """The best of each sub-block's code and its neighbours, for LANES scales of the block; gives the errors."""
     codes = block.codes
     total = broadcast(0)
     for sub in range(codes.shape[0]):
-        last = load(codes, sub)
-        best, best_code = broadcast(LARGEST), last
-        for step in range(-1, 2):
-            code = smaller(larger(last + step, 0), rules.highest)
-            error = least_error(sub, d * odd_number(code), rules, parts, block, lines)
-            best_code = select(error < best, code, best_code)
-            best = smaller(error, best)
+        code = load(codes, sub)
+        lower, higher = larger(code - 1, 0), smaller(code + 1, rules.highest)
+        scales = d * odd_number(lower), d * odd_number(code), d * odd_number(higher)
+        error_lower, best, error_higher = least_errors_of_three(sub, *scales, rules, parts, block, lines)
+        best_code = select(error_lower < best, lower, code)
+        best = smaller(error_lower, best)
+        best_code = select(error_higher < best, higher, best_code)
+        best = smaller(error_higher, best)
         store(codes, sub, best_code)
         total += best
     return total
 
 
-@helper
+@leaf
 def refit(d, rules, parts, block, lines):
     """LANES scales fitted to the codes and points that they chose."""
     codes = block.codes
@@ -322,7 +191,7 @@ def refit(d, rules, parts, block, lines):
     return total_loss / (total_square * -TWO)
 
 
-@helper
+@leaf
 def all_codes(d, rules, parts, block, lines, codes):
     """The best codes u8 [n_subs] for one scale of the block: lanes are codes here."""
     lanes = smaller(load(LANE, 0), rules.highest)
@@ -331,7 +200,7 @@ def all_codes(d, rules, parts, block, lines, codes):
         codes[sub] = np.uint8(first_smallest(error, int_lanes(broadcast(0))))
 
 
-@helper
+@leaf
 def settle(unit, rules, parts, block, lines, codes):
     """The scale of the block; codes u8 [n_subs] are written."""
     d = as_stored(first_scales(rules, parts, block, lines), unit, block)
@@ -346,7 +215,7 @@ def settle(unit, rules, parts, block, lines, codes):
     return best
 
 
-@helper
+@leaf
 def best_line(l, scale, lines):
     """The best of a list at one scale: its value, and where it is."""
     squares, losses, _, first, count = lines
@@ -358,19 +227,19 @@ def best_line(l, scale, lines):
     return least, place
 
 
-@helper
+@leaf
 def cheapest_flip(wx, start, point, points):
     """Which of a group's values loses least by the wrong sign."""
-    shape, values, _, _ = points
+    dim = len(points.shape)
     least, which = LARGEST, 0
-    for i in range(len(shape)):
-        cost = number_at(values, (point // LANES * len(shape) + i) * LANES + point % LANES) * wx[start + i]
+    for i in range(dim):
+        cost = number_at(points.book, point * dim + i) * wx[start + i]
         if cost < least:
             least, which = cost, i
     return which
 
 
-@helper
+@leaf
 def write_choices(d, codes, rules, block, points, lines, chosen, signs):
     """Points i32 [256 / dim] and signs u8 [32] of the block; for shifted points signs are 1 where they go down."""
     dim = len(points.shape)
@@ -389,7 +258,7 @@ def write_choices(d, codes, rules, block, points, lines, chosen, signs):
         for part in range(parts):
             _, place = best_line((2 * choice + which) * parts + part, scale, lines)
             chosen[parts * choice + part] = lines.point[place]
-        if rules.signed:
+        if rules.shift != 0:
             for group in range(start // 8, (start + rules.choice_size) // 8):
                 signs[group] = np.uint8(which)
         elif block.odd[start // 8]:
@@ -419,9 +288,8 @@ def best_blocks(rows, importance, rules, points, d, codes, chosen, signs):
     """
     dim = len(points.shape)
     parts = rules.choice_size // dim
-    n_chunks = points.values.shape[0] // dim
     n_lists = 512 // dim
-    n_lines = n_lists * n_chunks * LANES  # far more than there are; untouched memory costs nothing
+    n_lines = n_lists * (points.book.size // dim)  # far more than there are; untouched memory costs nothing
     n_choices, n_subs = 256 // rules.choice_size, codes.shape[1]
     lines = Lines(
         np.empty(n_lines, np.float32),
@@ -436,15 +304,23 @@ def best_blocks(rows, importance, rules, points, d, codes, chosen, signs):
         np.empty(32, np.bool_),
         np.empty(n_subs, np.float32),
         np.empty(n_subs, np.float32),
+        np.empty((n_subs, rules.n_probes), np.float32),
         np.empty(n_choices, np.int64),
         np.empty((n_subs, LANES), np.int32),
         np.empty((1, LANES), np.float32),
     )
-    scratch = Scratch(np.empty((4 * n_chunks, LANES), np.float32), np.empty(n_chunks, np.int64))
+    n_chunks = points.book.size // dim // 8  # rows of points, even if each class of them begins with one of its own
+    scratch = Scratch(
+        np.empty((n_chunks, LANES), np.float32),
+        np.empty(n_chunks, np.int64),
+        np.empty(rules.n_probes, np.int64),
+        np.empty(rules.n_probes, np.float32),
+        np.empty(rules.n_probes, np.float32),
+    )
     blocks_per_row = importance.size // 256
     for column in range(blocks_per_row):
         weigh(importance[256 * column : 256 * (column + 1)], block.weight)
-        weigh_points(block.weight, points)
+        weigh_codebook(points, block.weight)
         for row in range(rows.shape[0]):
             number = row * blocks_per_row + column
             values = rows[row, 256 * column : 256 * (column + 1)]
@@ -456,9 +332,9 @@ def best_blocks(rows, importance, rules, points, d, codes, chosen, signs):
                 signs[number] = 0
                 continue
             find_ranges(values, factor, rules, block)
-            if rules.signed:
-                narrow_ranges(rules, points.shifts, block)
-            find_all_lines(rules, block, points, scratch, lines)
+            if rules.shift != 0:
+                narrow_ranges(rules, block)
+            find_all_lines(rules, parts, block, points, scratch, lines)
             unit = factor * rules.unit_of_d
             scale = settle(unit, rules, parts, block, lines, codes[number])
             d[number, 0] = np.uint16(f16_bits(scale / unit))

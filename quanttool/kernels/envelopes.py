@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from .jit import helper
+from .jit import leaf
 from .lanes import (
     LANES,
     broadcast,
@@ -37,12 +37,12 @@ TWO = np.float32(2)
 
 
 class Points(NamedTuple):
-    """The points of a codebook, LANES of them to a tile's row; tables have all points with one of the shifts added."""
+    """The points of a codebook, LANES of them to a tile's row."""
 
     shape: tuple[int, ...]  # [dim] ones, see `codebook.Codebook`
+    book: NDArray[np.float32]  # [n_points * dim]
     values: NDArray[np.float32]  # tile [n_chunks * dim, LANES]
-    shifts: NDArray[np.float32]  # [n_tables]
-    squares: NDArray[np.float32]  # tile [n_tables * n_groups * n_chunks, LANES]: sum w g^2
+    squares: NDArray[np.float32]  # tile [n_groups * n_chunks, LANES]: sum w g^2, written
 
 
 class Lines(NamedTuple):
@@ -56,39 +56,36 @@ class Lines(NamedTuple):
 
 
 class Scratch(NamedTuple):
-    """Of the group at hand, or of four."""
+    """Of the group at hand."""
 
-    losses: NDArray[np.float32]  # tile [n_chunks, LANES], or four: -2 sum w x g of all points
+    losses: NDArray[np.float32]  # tile [n_chunks, LANES]: -2 sum w x g
     kept: NDArray[np.int64]  # [n_chunks], a bit for each point that may be best
+    best: NDArray[np.int64]  # [n_probes], the best point at each scale
+    crossings: NDArray[np.float32]  # [n_probes], scales where two of these are equal
+    values: NDArray[np.float32]  # [n_probes], and what they are there
 
 
-@helper
+@leaf
 def weigh_points(weight, points):
     """points.squares, for the groups of weight f32 [n_groups * dim]."""
-    shape, values, shifts, squares = points
+    shape, _, values, squares = points
     dim = len(shape)
-    n_chunks, n_groups = values.shape[0] // dim, weight.size // dim
-    for group in range(n_groups):
-        all_weights = weight[dim * group : dim * (group + 1)].sum()
+    n_chunks = values.shape[0] // dim
+    for group in range(weight.size // dim):
         for chunk in range(n_chunks):
-            total = total_square = broadcast(0)
+            total = broadcast(0)
             for i in range(dim):
                 g = load(values, chunk * dim + i)
-                wg = g * number_at(weight, dim * group + i)
-                total += wg
-                total_square = multiply_add(wg, g, total_square)
-            for table in range(shifts.size):  # sum w (g + shift)^2
-                shift = shifts[table]
-                square = (total * TWO + all_weights * shift) * shift + total_square
-                store(squares, (table * n_groups + group) * n_chunks + chunk, square)
+                total = multiply_add(g * number_at(weight, dim * group + i), g, total)
+            store(squares, group * n_chunks + chunk, total)
 
 
-@helper
-def find_losses(wx, at, flip, points, losses):
-    """-2 sum w x g of every point without shift; with `flip` one product, the smallest, counts negative."""
-    shape, values, _, _ = points
+@leaf
+def find_losses(wx, at, n, flip, points, losses):
+    """-2 sum w x g of the points of n rows; with `flip` one product, the smallest, counts negative."""
+    shape, _, values, _ = points
     dim = len(shape)
-    for chunk in range(losses.shape[0]):
+    for chunk in range(n):
         total = broadcast(0)
         for i in range(dim):
             total = multiply_add(load(values, chunk * dim + i), number_at(wx, at + i), total)
@@ -100,87 +97,91 @@ def find_losses(wx, at, flip, points, losses):
         store(losses, chunk, total * -TWO)
 
 
-@helper
-def find_losses_of_four(wx, at, points, losses):
-    """As `find_losses` for four groups, one after the other: large codebooks are read once instead of four times."""
-    shape, values, _, _ = points
-    dim, n_chunks = len(shape), losses.shape[0] // 4
-    for chunk in range(n_chunks):
-        a = b = c = d = broadcast(0)
-        for i in range(dim):
-            g = load(values, chunk * dim + i)
-            a = multiply_add(g, number_at(wx, at + i), a)
-            b = multiply_add(g, number_at(wx, at + dim + i), b)
-            c = multiply_add(g, number_at(wx, at + 2 * dim + i), c)
-            d = multiply_add(g, number_at(wx, at + 3 * dim + i), d)
-        store(losses, chunk, a * -TWO)
-        store(losses, n_chunks + chunk, b * -TWO)
-        store(losses, 2 * n_chunks + chunk, c * -TWO)
-        store(losses, 3 * n_chunks + chunk, d * -TWO)
-
-
-@helper
+@leaf
 def first_smallest(values, chunks):
     """Number of the point with the smallest of values, given the rows that lanes come from."""
     places = chunks * LANES + load(LANE, 0)
     return smallest_int_lane(select(values == smallest_lane(values), places, LARGEST_INT))
 
 
-@helper
-def best_point(scale, losses, squares, first):
-    """Number of the point that is best at a scale."""
-    least, where = broadcast(LARGEST), int_lanes(broadcast(0))
-    for chunk in range(losses.shape[0]):
-        v = multiply_add(load(squares, first + chunk), scale, load(losses, chunk))
-        where = select(v < least, chunk, where)
-        least = smaller(v, least)
-    return first_smallest(least, where)
+@leaf
+def best_of_four(scales, at, n, losses, squares, first, best):
+    """Into best[at : at + 4] the points that are best at scales[at : at + 4]: one look at each serves four scales."""
+    a, b, c, d = scales[at], scales[at + 1], scales[at + 2], scales[at + 3]
+    least_a = least_b = least_c = least_d = broadcast(LARGEST)
+    where_a = where_b = where_c = where_d = int_lanes(broadcast(0))
+    for chunk in range(n):
+        loss, square = load(losses, chunk), load(squares, first + chunk)
+        v = multiply_add(square, a, loss)
+        where_a, least_a = select(v < least_a, chunk, where_a), smaller(v, least_a)
+        v = multiply_add(square, b, loss)
+        where_b, least_b = select(v < least_b, chunk, where_b), smaller(v, least_b)
+        v = multiply_add(square, c, loss)
+        where_c, least_c = select(v < least_c, chunk, where_c), smaller(v, least_c)
+        v = multiply_add(square, d, loss)
+        where_d, least_d = select(v < least_d, chunk, where_d), smaller(v, least_d)
+    best[at] = first_smallest(least_a, where_a)
+    best[at + 1] = first_smallest(least_b, where_b)
+    best[at + 2] = first_smallest(least_c, where_c)
+    best[at + 3] = first_smallest(least_d, where_d)
 
 
-@helper
-def keep_below(scale, value, losses, squares, first, kept):
-    """Mark the points that are better than `value` at a scale."""
-    for chunk in range(losses.shape[0]):
-        kept[chunk] |= mask_bits(multiply_add(load(squares, first + chunk), scale, load(losses, chunk)) < value)
-
-
-@helper
-def keep_between(p, q, losses, squares, first, kept):
-    """Mark the points that may be best at some scale between one where p and a higher one where q is best."""
+@leaf
+def find_crossings(losses, squares, first, scratch):
+    """The scales where neighbours among the best points are equal, and their value there; gives how many there are."""
+    best, kept, crossings, values = scratch.best, scratch.kept, scratch.crossings, scratch.values
+    n, p = 0, best[0]
     kept[p // LANES] |= np.int64(1) << (p % LANES)
-    kept[q // LANES] |= np.int64(1) << (q % LANES)
-    loss, square = number_at(losses, p), number_at(squares, first * LANES + p)
-    other_loss, other_square = number_at(losses, q), number_at(squares, first * LANES + q)
-    if square > other_square:
-        scale = (other_loss - loss) / (square - other_square)  # where the two are equal
-        keep_below(scale, square * scale + loss, losses, squares, first, kept)
-
-
-@helper
-def find_lines(low, high, n_probes, shift_loss, first, points, losses, kept, lines, end):
-    """Append the points that may be best between the scales `low` and `high`; gives the new end of the lists.
-
-    Best points are looked for at n_probes scales. Between two of these a point is on the envelope only if it is below
-    both their best points where these are equal, because an envelope is concave.
-
-    losses: tile [n_chunks, LANES]; kept: see `Scratch`
-    shift_loss: what the points' shift adds to their losses; first: row of the group's table in points.squares
-    """
-    squares = points.squares
-    kept[:] = 0
-    step = (high / low) ** (np.float32(1) / np.float32(n_probes - 1))
-    scale = low
-    p = best_point(scale, losses, squares, first)
-    for _ in range(n_probes - 1):
-        scale *= step
-        q = best_point(scale, losses, squares, first)
-        keep_between(p, q, losses, squares, first, kept)
+    for k in range(1, best.size):
+        q = best[k]
+        if q == p:
+            continue
+        kept[q // LANES] |= np.int64(1) << (q % LANES)
+        loss, square = number_at(losses, p), number_at(squares, first * LANES + p)
+        other_loss, other_square = number_at(losses, q), number_at(squares, first * LANES + q)
+        if square > other_square:
+            crossings[n] = (other_loss - loss) / (square - other_square)
+            values[n] = square * crossings[n] + loss
+            n += 1
         p = q
-    for chunk in range(kept.size):
+    return n
+
+
+@leaf
+def keep_below(n_crossings, n, losses, squares, first, scratch):
+    """Mark the points that are below one of the crossings."""
+    kept, crossings, values = scratch.kept, scratch.crossings, scratch.values
+    for chunk in range(n):
+        loss, square = load(losses, chunk), load(squares, first + chunk)
+        below = broadcast(False)
+        for k in range(n_crossings):
+            below |= multiply_add(square, crossings[k], loss) < values[k]
+        kept[chunk] |= mask_bits(below)
+
+
+@leaf
+def keep_lines(scales, n, losses, squares, first, scratch, lines, end):
+    """Append the points that may be best between the first and the last of `scales`; gives the new end of the lists.
+
+    Between two scales a point is on the envelope only if it is below both their best points where these are equal,
+    because an envelope is concave.
+
+    scales:   f32 [n_probes], ascending, a multiple of four
+    losses:   tile, of which the first n rows count
+    squares:  tile, of which the n rows from `first` on count
+    lines:    points are written as their places among these
+    """
+    kept = scratch.kept
+    kept[:n] = 0
+    for at in range(0, scales.size, 4):
+        best_of_four(scales, at, n, losses, squares, first, scratch.best)
+    n_crossings = find_crossings(losses, squares, first, scratch)
+    keep_below(n_crossings, n, losses, squares, first, scratch)
+    for chunk in range(n):
         bits = kept[chunk]
         while bits:
             place = chunk * LANES + lowest_bit(bits)
-            lines.losses[end] = number_at(losses, place) + shift_loss
+            lines.losses[end] = number_at(losses, place)
             lines.squares[end] = number_at(squares, first * LANES + place)
             lines.point[end] = np.int32(place)
             end += 1
