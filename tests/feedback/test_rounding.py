@@ -101,6 +101,24 @@ def test_the_loss_falls_by_a_third_and_more_passes_lower_it_further(name):
     assert losses[2] < losses[1]
 
 
+@pytest.mark.parametrize("name", ["Q4_0", "Q2_K", "IQ3_S"])
+def test_a_further_pass_finds_other_scales_and_raises_the_loss_of_no_row(name):
+    x = inputs(3000, 512)
+    h = damped(x.T @ x / len(x))
+    importance = np.diagonal(h).astype(np.float32)
+    weights = np.random.default_rng(1).standard_normal((40, 512)).astype(np.float32)
+    fmt = block_format(name)
+    made = [Feedback(h, n).round(weights, fmt, importance, "reference") for n in (0, 1, 2)]
+    errors = [(dequantize_rows(data, name, 512) - weights).astype(np.float64) for data in made]
+    losses = [np.einsum("ri,ij,rj->r", e, h, e) for e in errors]
+    assert (losses[1] <= losses[0] * (1 + 1e-5)).all() and (losses[2] <= losses[1] * (1 + 1e-5)).all()
+    find = scales_and_shifts if fmt.codes is None else lambda *of: (levels(*of),)
+    before, after = (find(fmt, data, 512)[0].reshape(40, -1) for data in made[:2])
+    other = (before != after).any(axis=1)
+    assert other.sum() > 10
+    assert losses[1][other].sum() < losses[0][other].sum()
+
+
 @pytest.mark.parametrize("name", ["IQ1_KT", "IQ2_KT", "IQ3_KT", "IQ4_KT"])
 def test_trellises_lower_the_loss_too(name):
     x = inputs(3000, 512)
