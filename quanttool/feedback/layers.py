@@ -105,10 +105,8 @@ class Calibration:
     ):
         self.original, self.quantized = original, quantized
         self.formats, self.settings = formats, settings or Settings()
-        chunk = np.arange(len(tokens))
-        held_out = (
-            chunk % HELD_OUT == HELD_OUT - 1 - chunk // HELD_OUT % HELD_OUT
-        )  # in no step with how a text was mixed
+        turn, place = np.divmod(np.arange(len(tokens)), HELD_OUT)
+        held_out = place == HELD_OUT - 1 - turn % HELD_OUT  # each time another place: a text may be mixed in turns
         self.tokens = np.concatenate([tokens[~held_out], tokens[held_out]])
         self.n_learned = int((~held_out).sum())
         self.held_out = tokens[held_out]
@@ -188,13 +186,10 @@ class Calibration:
         groups = [(names, x) for names, x in groups if names]
         if not groups:
             return []
-        names, x = groups[-1]
-        share = (
-            0.0
-            if len(names) > 1 or self._n_matrices(names[0]) > 1
-            else share_of(_linear(self.original, names[0])(x), change)
-        )
-        return [*(Group(names, 0.0) for names, _ in groups[:-1]), Group(names, share)]
+        share, (last, x) = 0.0, groups[-1]
+        if len(last) == 1 and self._n_matrices(last[0]) == 1:
+            share = share_of(_linear(self.original, last[0])(x), change)
+        return [*(Group(names, 0.0) for names, _ in groups[:-1]), Group(last, share)]
 
     def _inputs(
         self, name: str, step: Any, step_quantized: Any, share: float, advance: bool

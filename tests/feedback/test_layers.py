@@ -88,6 +88,31 @@ def test_the_bytes_do_not_depend_on_threads(path):
     assert all(np.array_equal(one[name], three[name]) for name in one)
 
 
+def test_the_states_of_held_out_chunks_are_those_of_the_three_models(path):
+    model = load_model(path)
+    formats = {weight: block_format("Q4_0") for weight in model.weights()}
+    calibration = Calibration(model, load_model(path), formats, texts(40, seed=1))
+    made = dict(calibration.tensors())
+    original, plain, fed = calibration.held_out_states()
+    tokens = calibration.held_out
+    for state in (original, plain, fed):
+        model.normalize(state)
+    np.testing.assert_allclose(original, model.hidden_states(tokens), atol=1e-4)
+    with ExitStack() as replaced:
+        for block in model.blocks:
+            replaced.enter_context(block.replaced_by({weight: (rows, "Q4_0") for weight, rows in made.items()}))
+        np.testing.assert_allclose(fed, model.hidden_states(tokens), atol=1e-3)
+    assert ((fed - original) ** 2).sum() < 0.8 * ((plain - original) ** 2).sum()
+
+
+def test_chunks_held_out_fall_in_no_step_with_a_text_mixed_in_turns(path):
+    tokens = np.arange(64, dtype=np.int32)[:, None] % tiny.N_VOCAB
+    calibration = Calibration(load_model(path), load_model(path), {}, tokens)
+    assert len(calibration.held_out) == 8 and len(calibration.tokens) == 64
+    assert sorted(calibration.held_out[:, 0] % 8) == list(range(8))
+    assert sorted(calibration.tokens[:, 0]) == sorted(tokens[:, 0])
+
+
 def test_tensors_of_an_interrupted_run_are_taken_as_they_are_and_the_rest_comes_out_the_same(path):
     whole = calibrated(path)
     done = dict(list(whole.items())[:10])
