@@ -25,7 +25,7 @@ from quanttool.cli.recipe_optimize import Search, Target
 from quanttool.cli.sensitivity import candidates
 from quanttool.cli.texts import read_tokens
 from quanttool.container import open_gguf
-from quanttool.evaluate import Chunks, split
+from quanttool.evaluate import split
 from quanttool.files import atomic_output
 from quanttool.ggml_types import ggml_type
 from quanttool.imatrix import load
@@ -35,7 +35,7 @@ from quanttool.optimize.costs import Costs
 from quanttool.optimize.recipe import Budget
 from quanttool.parallel import use_threads
 from quanttool.recipes.model_facts import layer_number
-from quanttool.sensitivity import Sensitivity, load_sensitivity
+from quanttool.sensitivity import load_sensitivity
 from quanttool.sensitivity.recipes import divergences
 from quanttool.sensitivity.weights import Weights
 
@@ -46,24 +46,27 @@ SIDE_BY_SIDE = 12  # models that run at a time
 PARTS = ("errors", "gains", "all")
 
 
-class Measured:
-    """Divergences from a model on a text, kept in a file."""
+class Study:
+    """What both commands are given, and divergences from the model on the text, kept in a file."""
 
-    def __init__(self, path: str, model: str, imatrix: str, chunks: Chunks, precision: str = "f32"):
-        self._path, self._model, self._chunks, self._precision = Path(path), model, chunks, precision
-        self._imatrix = load(imatrix)
-        digests = [hashlib.sha256(Path(model).read_bytes()), hashlib.sha256(Path(imatrix).read_bytes())]
-        digests.append(hashlib.sha256(chunks.tokens.tobytes()))
-        self._base = " ".join(digest.hexdigest()[:12] for digest in digests)
+    def __init__(self, model, imatrix, table, text, n_ctx, n_chunks, results, parts, search, precision, threads):
+        use_threads(threads)
+        self.model, self.imatrix_name, self.precision = model, imatrix, precision
+        self.imatrix, self.table, self.parts, self.search = load(imatrix), load_sensitivity(table), parts, search
+        self.tensors = open_gguf(model).tensors
+        tokens, bos_id = read_tokens(model, (text,))
+        self._chunks, self._path = split(tokens, n_ctx, n_chunks, bos_id=bos_id), Path(results)
+        parts = (Path(model).read_bytes(), Path(imatrix).read_bytes(), self._chunks.tokens.tobytes())
+        self._base = " ".join(hashlib.sha256(part).hexdigest()[:12] for part in parts)
         self._known: dict[str, list[float]] = json.loads(self._path.read_text()) if self._path.exists() else {}
 
     def measure(self, variants: Iterable[Mapping[str, str]], search: str) -> None:
         left = {self._key(types, search): types for types in variants}
         left = {key: types for key, types in left.items() if key not in self._known}
-        model = load_model(self._model, self._precision) if left else None
+        model = load_model(self.model, self.precision) if left else None
         for start in range(0, len(left), SIDE_BY_SIDE):
             keys = list(left)[start : start + SIDE_BY_SIDE]
-            weights = Weights(model.file, self._imatrix, search)
+            weights = Weights(model.file, self.imatrix, search)
             found = divergences(model, self._chunks, [left[key] for key in keys], weights)
             for key, divergence in zip(keys, found, strict=True):
                 self._known[key] = divergence.kld.mean(axis=1).tolist()
@@ -81,19 +84,29 @@ class Measured:
 
     def _key(self, types: Mapping[str, str], search: str) -> str:
         digest = hashlib.sha256(json.dumps(sorted(types.items())).encode())
-        return f"{self._base} {self._precision} {search} {digest.hexdigest()[:16]}"
+        return f"{self._base} {self.precision} {search} {digest.hexdigest()[:16]}"
 
+    def costs(self, part: str) -> dict[str, dict[str, float]]:
+        """The table's; or only what errors say, of the products that tensors are for; or only what gains add."""
+        if part == "all":
+            return self.table.costs
+        errors, gains = self.table.details["errors"], self.table.details["gains"]
 
-def costs_of(table: Sensitivity, part: str, tensors: Mapping) -> dict[str, dict[str, float]]:
-    """The table's costs; or only what errors say, of the products that tensors are for; or without types' factors."""
-    if part == "all":
-        return table.costs
-    errors, gains = table.details["errors"], table.details["gains"]
+        def gain(name: str) -> float:
+            return gains[name]["kld"] / gains[name]["error"] if part == "gains" else self.tensors[name].n_rows
 
-    def gain(name: str) -> float:
-        return gains[name]["kld"] / gains[name]["error"] if part == "gains" else tensors[name].n_rows
+        return {
+            name: {kind: gain(name) * errors[name][kind] for kind in costs} for name, costs in self.table.costs.items()
+        }
 
-    return {name: {kind: gain(name) * errors[name][kind] for kind in costs} for name, costs in table.costs.items()}
+    def best(self, part: str, palette: str, size: int) -> tuple[dict[str, str], float]:
+        """The types of the best recipe of a size, and its predicted divergence."""
+        target = Target(self.model, self.imatrix_name, self.search)
+        wishes = Wishes(candidates(palette), alignment=target.alignment)
+        problem = Problem(target.tensors, target.arch, Costs(self.costs(part), target.tensors), wishes)
+        found = Search(target, problem, Budget(file_bytes=size), self.table.interaction).best()
+        types = {name: kind.name for name, kind in found.types.items() if name in self.table.costs}
+        return types, self.table.interaction.divergence(found.total)
 
 
 def common_options(command):
@@ -107,7 +120,7 @@ def common_options(command):
             click.option("--chunks", "n_chunks", default=20, show_default=True),
             click.option("--results", required=True, help="JSON file that measurements are kept in."),
             click.option("--part", "parts", multiple=True, type=click.Choice(PARTS), default=("all",)),
-            click.option("--search", default="reference", show_default=True, help="Of our recipes' files."),
+            click.option("--search", default="reference", show_default=True, help="Of our recipes' weights."),
             click.option("--precision", default="f32", show_default=True, help="Of all models' products."),
             click.option("-t", "--threads", type=int),
         ]
@@ -126,44 +139,29 @@ def main() -> None:
 @click.option("--mixes", default=MIXES, show_default=True)
 @click.option("--palettes", default="mainline;mainline,ik", show_default=True)
 @click.option("--mix-search", multiple=True, default=("reference",), help="Of the mixes' files.")
-def sizes(model, imatrix, table, text, n_ctx, n_chunks, results, parts, search, threads, mixes, palettes, mix_search):
+def sizes(mixes: str, palettes: str, mix_search: tuple[str, ...], **options) -> None:
     """The best recipes at the sizes of the classic mixes."""
-    use_threads(threads)
-    measured = Measured(results, model, imatrix, _chunks(model, text, n_ctx, n_chunks))
-    table, source = load_sensitivity(table), open_gguf(model)
-    plans = {mix: planned(source, mix, load(imatrix), imatrix) for mix in mixes.split(",")}
-    for one in mix_search:
-        measured.measure((variant(plan) for plan in plans.values()), one)
-    target, found = Target(model, imatrix), {}
-    for palette in palettes.split(";"):
-        for part in parts:
-            for mix, plan in plans.items():
-                found[palette, part, mix] = best(target, table, part, palette, plan.file_bytes)
-    measured.measure((types for types, _ in found.values()), search)
-    for palette in palettes.split(";"):
-        for part in parts:
-            print(f"\n{palette}, {part}, search {search}")
-            for mix, plan in plans.items():
-                types, predicted = found[palette, part, mix]
-                ours = measured.of(types, search)
-                line = f"{mix:8} {plan.file_bytes:12,} predicted {predicted:.4f} measured {ours:.4f}"
-                for one in mix_search:
-                    beside, off = (
-                        measured.of(variant(plan), one),
-                        measured.uncertainty(types, search, variant(plan), one),
-                    )
-                    line += f" | mix, {one}: {beside:.4f} {100 * (ours / beside - 1):+.1f} % +- {100 * off:.1f}"
-                print(line, flush=True)
-
-
-def best(target: Target, table: Sensitivity, part: str, palette: str, size: int) -> tuple[dict[str, str], float]:
-    """The types of the best recipe of a size, and its predicted divergence."""
-    tensors = {tensor.name: tensor for tensor in target.tensors}
-    costs = Costs(costs_of(table, part, tensors), target.tensors)
-    problem = Problem(target.tensors, target.arch, costs, Wishes(candidates(palette), alignment=target.alignment))
-    found = Search(target, problem, Budget(file_bytes=size), table.interaction).best()
-    types = {name: kind.name for name, kind in found.types.items() if name in table.costs}
-    return types, table.interaction.divergence(found.total)
+    study, source = Study(**options), open_gguf(options["model"])
+    plans = {mix: planned(source, mix, study.imatrix, study.imatrix_name) for mix in mixes.split(",")}
+    for search in mix_search:
+        study.measure((variant(plan) for plan in plans.values()), search)
+    cases = [(palette, part) for palette in palettes.split(";") for part in study.parts]
+    found = {
+        (*case, mix): study.best(case[1], case[0], plan.file_bytes) for case in cases for mix, plan in plans.items()
+    }
+    study.measure((types for types, _ in found.values()), study.search)
+    for case in cases:
+        print(f"\n{', '.join(case)}, search {study.search}")
+        for mix, plan in plans.items():
+            types, predicted = found[*case, mix]
+            ours = study.of(types, study.search)
+            print(f"{mix:8} {plan.file_bytes:12,} predicted {predicted:.4f} measured {ours:.4f}", end="")
+            for search in mix_search:
+                beside = variant(plan)
+                change = 100 * (ours / study.of(beside, search) - 1)
+                off = 100 * study.uncertainty(types, study.search, beside, search)
+                print(f" | mix, {search}: {study.of(beside, search):.4f} {change:+.1f} % +- {off:.1f}", end="")
+            print(flush=True)
 
 
 @main.command("random")
@@ -171,21 +169,19 @@ def best(target: Target, table: Sensitivity, part: str, palette: str, size: int)
 @click.option("--bpw", default=4.8, show_default=True)
 @click.option("--recipes", "n_recipes", default=12, show_default=True)
 @click.option("--seed", default=12, show_default=True)
-def random_recipes(model, imatrix, table, text, n_ctx, n_chunks, results, parts, search, threads, bpw, n_recipes, seed):
+def random_recipes(bpw: float, n_recipes: int, seed: int, **options) -> None:
     """The rank correlation of predictions, over random recipes of one size."""
-    use_threads(threads)
-    measured = Measured(results, model, imatrix, _chunks(model, text, n_ctx, n_chunks))
-    table, tensors = load_sensitivity(table), open_gguf(model).tensors
-    recipes = drawn(list(table.costs), tensors, bpw, n_recipes, seed)
-    measured.measure(recipes, search)
-    actual = [measured.of(types, search) for types in recipes]
-    for part in parts:
-        costs = costs_of(table, part, tensors)
+    study = Study(**options)
+    recipes = drawn(list(study.table.costs), study.tensors, bpw, n_recipes, seed)
+    study.measure(recipes, study.search)
+    actual = [study.of(types, study.search) for types in recipes]
+    for part in study.parts:
+        costs = study.costs(part)
         sums = [sum(costs[name][kind] for name, kind in types.items()) for types in recipes]
         print(f"\n{part}: rank correlation {rank_correlation(sums, actual):.3f}")
         if part == "all":
             for total, value in sorted(zip(sums, actual, strict=True)):
-                print(f"  predicted {table.interaction.divergence(total):.4f} measured {value:.4f}")
+                print(f"  predicted {study.table.interaction.divergence(total):.4f} measured {value:.4f}")
 
 
 def drawn(names: Sequence[str], tensors: Mapping, bpw: float, n: int, seed: int) -> list[dict[str, str]]:
@@ -212,11 +208,6 @@ def rank_correlation(a: Sequence[float], b: Sequence[float]) -> float:
     """Spearman's, of values that all differ."""
     ranks = [np.argsort(np.argsort(values)) for values in (a, b)]
     return float(np.corrcoef(*ranks)[0, 1])
-
-
-def _chunks(model: str, text: str, n_ctx: int, n_chunks: int) -> Chunks:
-    tokens, bos_id = read_tokens(model, (text,))
-    return split(tokens, n_ctx, n_chunks, bos_id=bos_id)
 
 
 if __name__ == "__main__":

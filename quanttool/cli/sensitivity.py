@@ -52,6 +52,9 @@ EPILOG = """
     help="How quantize will be told to search.",
 )
 @click.option("--probe", default="Q4_K", show_default=True, metavar="TYPE", help="Type that gains are measured at.")
+@click.option(
+    "--gains", "gains_path", metavar="FILE.json", help="Measure errors only, and take what they cost from this file."
+)
 @click.option("--checks", default=6, show_default=True, type=click.IntRange(min=0), help="Recipes to learn sums from.")
 @click.option("-o", "--output", required=True, metavar="FILE.json", help="Sensitivity file to write.")
 @precision_option("f32")
@@ -69,6 +72,7 @@ def command(
     types: str | None,
     search: str,
     probe: str,
+    gains_path: str | None,
     checks: int,
     output: str,
     precision: str,
@@ -81,7 +85,8 @@ def command(
     \b
     Errors of samples of rows, weighted by what they meet, in every type; a gain per tensor, measured with the tensor
     alone in the probe type; and a few recipes that say what sums of costs mean. --chunks are taken from all over the
-    text; default: 4. A killed run goes on from FILE.json.state.
+    text; default: 4. A killed run goes on from FILE.json.state. With --gains only the errors are new, as for another
+    --search, imatrix or other types: no text is run.
     """
     from ..parallel import use_threads
 
@@ -91,16 +96,19 @@ def command(
     from ..models import load_model
     from ..recipes.resolve import weight_type
     from ..sensitivity.measure import Settings
-    from ..sensitivity.table import save_sensitivity
+    from ..sensitivity.table import load_sensitivity, save_sensitivity
 
-    check_output(output, [one for one in (path, imatrix_path, hessian_path, *files) if one])
+    check_output(output, [one for one in (path, imatrix_path, hessian_path, gains_path, *files) if one])
+    known = load_sensitivity(gains_path) if gains_path else None
     model = load_model(path, precision)
-    chunks = spread_chunks(path, files, n_ctx, n_chunks or DEFAULT_CHUNKS, parse_special)
+    chunks = None if known else spread_chunks(path, files, n_ctx, n_chunks or DEFAULT_CHUNKS, parse_special)
     settings = Settings(candidates(types), weight_type(probe), checks)
     measurement = prepare(model, chunks, imatrix_path, hessian_path, settings, search, output, memory)
-    note(f"{len(measurement.tensors)} tensors, {len(chunks)} chunks of {n_ctx}")
-    run(measurement)
-    result = measurement.result()
+    note(f"{len(measurement.tensors)} tensors" + (f", {len(chunks)} chunks of {n_ctx}" if chunks else ""))
+    measure_errors(measurement)
+    if known is None:
+        measure_divergences(measurement)
+    result = measurement.result_with_gains_of(known) if known else measurement.result()
     save_sensitivity(result, output)
     state_path(output).unlink(missing_ok=True)
     if as_json:
@@ -121,7 +129,7 @@ def spread_chunks(path: str, files: tuple[str, ...], n_ctx: int, wanted: int, pa
 
 def prepare(
     model: Any,
-    chunks: "Chunks",
+    chunks: "Chunks | None",
     imatrix_path: str | None,
     hessian_path: str | None,
     settings: "Settings",
@@ -138,7 +146,7 @@ def prepare(
     imatrix = _imatrix(imatrix_path, list(model.file.tensors.values())) if imatrix_path else None
     identity = {
         "model": fingerprint(model.file),
-        "text": _digest(chunks.tokens.tobytes() + chunks.targets.tobytes()),
+        "text": _digest(chunks.tokens.tobytes() + chunks.targets.tobytes()) if chunks else "",
         "imatrix": _digest(Path(imatrix_path).read_bytes()) if imatrix_path else "",
         "hessian": hessian_path or "",
         "types": [kind.name for kind in settings.types],
@@ -160,10 +168,12 @@ def prepare(
     return Measurement(model, chunks, Weights(model.file, imatrix, search), settings, hessian, state, save, memory)
 
 
-def run(measurement: "Measurement") -> None:
-    """All steps, each with its progress."""
+def measure_errors(measurement: "Measurement") -> None:
     with progress_bar("errors", " tensors") as progress:
         measurement.measure_errors(progress)
+
+
+def measure_divergences(measurement: "Measurement") -> None:
     with progress_bar("gains", "") as progress:
         measurement.measure_gains(progress)
     with progress_bar("checks", "") as progress:

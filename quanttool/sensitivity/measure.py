@@ -65,7 +65,7 @@ class Settings:
 class Measurement:
     """A measurement under way.
 
-    chunks:   the text
+    chunks:   the text; None if only errors are wanted
     weights:  the model's weights, as they will be quantized
     hessian:  covariance of inputs to weight errors with; None takes the imatrix
     save:     called after every step, to keep the state
@@ -74,7 +74,7 @@ class Measurement:
     def __init__(
         self,
         model: Model,
-        chunks: Chunks,
+        chunks: Chunks | None,
         weights: Weights,
         settings: Settings,
         hessian: HessianFile | None = None,
@@ -152,6 +152,25 @@ class Measurement:
             "cross_validated_error": cross_validated_error(checks),
         }
         return Sensitivity(costs, interaction, details)
+
+    def result_with_gains_of(self, known: Sensitivity) -> Sensitivity:
+        """Costs from these errors alone and what an earlier measurement of the model says that errors cost.
+
+        A type that it did not know takes the tensor's gain. Raises UsageError if it is of other tensors, or not ours.
+        """
+        before, gains = (known.details.get(key, {}) for key in ("errors", "gains"))
+        missing = [info.name for info in self.tensors if info.name not in before or info.name not in gains]
+        if missing:
+            raise UsageError(f"the earlier measurement has no gain of {missing[0]}; give one of this model, made by us")
+
+        def per_error(name: str, type_name: str) -> float:
+            if known.costs[name].get(type_name) and before[name].get(type_name):
+                return known.costs[name][type_name] / before[name][type_name]
+            return gains[name]["kld"] / gains[name]["error"]
+
+        errors = {info.name: self.state.errors[info.name] for info in self.tensors}
+        costs = {name: {kind: per_error(name, kind) * own[kind] for kind in own} for name, own in errors.items()}
+        return Sensitivity(costs, known.interaction, known.details | {"search": self.weights.search, "errors": errors})
 
     def _costs(self, info: TensorInfo) -> dict[str, float]:
         """Type -> nats of one tensor."""

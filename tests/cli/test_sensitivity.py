@@ -34,6 +34,23 @@ def test_json_and_imatrix(arguments, tiny_model, text, run, tmp_path):
     assert len(data["checks"]) == 4
 
 
+def test_errors_of_another_search_with_known_gains(arguments, tiny_model, text, run, tmp_path):
+    out, command = arguments
+    imatrix, again = tmp_path / "i.gguf", tmp_path / "again.json"
+    assert run("imatrix", "-m", tiny_model, "-f", text, "-c", "16", "-o", imatrix).code == 0
+    assert run(*command, "--imatrix", imatrix).code == 0
+    found = run(
+        "sensitivity", "-m", tiny_model, "--gains", out, "--imatrix", imatrix, "--search", "best", "--types",
+        "Q4_0,Q5_0,Q8_0", "--probe", "Q4_0", "-o", again,
+    )  # fmt: skip
+    assert found.code == 0, found.err
+    before, after = (json.loads(path.read_text()) for path in (out, again))
+    assert after["details"]["search"] == "best" and after["interaction"] == before["interaction"]
+    name = "blk.0.attn_v.weight"
+    assert after["costs"][name]["Q4_0"] < 0.99 * before["costs"][name]["Q4_0"]
+    assert after["costs"][name]["Q8_0"] == pytest.approx(before["costs"][name]["Q8_0"])  # it has no best
+
+
 def test_a_state_of_another_run_is_refused(arguments, run, tmp_path):
     _, command = arguments
     (tmp_path / "s.json.state").write_text("{}")

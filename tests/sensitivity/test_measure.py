@@ -1,13 +1,16 @@
 """The measurement on a tiny model: divergences are those of files, predictions follow, interruptions are made good."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
+from quanttool.errors import UsageError
 from quanttool.evaluate import ModelPredictions, compare, split
 from quanttool.ggml_types import ggml_type
 from quanttool.models import load_model
 from quanttool.sensitivity.measure import Measurement, Settings, cross_validated_error, fit
-from quanttool.sensitivity.table import Interaction, load_sensitivity, save_sensitivity
+from quanttool.sensitivity.table import Interaction, Sensitivity, load_sensitivity, save_sensitivity
 from quanttool.sensitivity.weights import Weights
 from tests.models import tiny
 from tests.models.test_side_by_side import rounded_file
@@ -107,6 +110,22 @@ def test_checks_are_divergences_of_files_too(model, chunks, result, level, tmp_p
 
 def test_norms_are_not_measured(model, chunks):
     assert not any("norm" in info.name for info in measurement(model, chunks).tensors)
+
+
+def test_gains_of_another_measurement(model, result):
+    one = Measurement(model, None, Weights(model.file), replace(SETTINGS, types=(*TYPES, ggml_type("IQ4_NL"))))
+    one.measure_errors()
+    again = one.result_with_gains_of(result)
+    for name, costs in result.costs.items():
+        for kind, cost in costs.items():
+            assert again.costs[name][kind] == pytest.approx(cost), (name, kind)
+        gain, errors = result.details["gains"][name], again.details["errors"][name]
+        assert again.costs[name]["IQ4_NL"] == pytest.approx(gain["kld"] / gain["error"] * errors["IQ4_NL"])
+    name = "blk.0.attn_v.weight"
+    one.state.errors[name]["Q5_0"] *= 2
+    assert one.result_with_gains_of(result).costs[name]["Q5_0"] == pytest.approx(2 * result.costs[name]["Q5_0"])
+    with pytest.raises(UsageError, match="has no gain of"):
+        one.result_with_gains_of(Sensitivity(result.costs))
 
 
 def test_an_interrupted_run_goes_on(model, chunks, result, monkeypatch):
