@@ -40,7 +40,7 @@ from quanttool.sensitivity.recipes import divergences
 from quanttool.sensitivity.weights import Weights
 
 MIXES = "Q2_K,Q3_K_S,Q3_K_M,IQ4_XS,Q4_K_S,Q4_K_M,Q5_K_M"
-RANDOM_TYPES = ("Q2_K", "IQ3_S", "Q3_K", "IQ4_XS", "Q4_K", "Q5_K", "Q6_K")
+RANDOM_TYPES = "Q2_K,IQ3_S,Q3_K,IQ4_XS,Q4_K,Q5_K,Q6_K"
 TOLERANCE = 0.02  # of the bits per weight of random recipes
 SIDE_BY_SIDE = 12  # models that run at a time
 PARTS = ("errors", "gains", "all")
@@ -169,10 +169,11 @@ def sizes(mixes: str, palettes: str, mix_search: tuple[str, ...], **options) -> 
 @click.option("--bpw", default=4.8, show_default=True)
 @click.option("--recipes", "n_recipes", default=12, show_default=True)
 @click.option("--seed", default=12, show_default=True)
-def random_recipes(bpw: float, n_recipes: int, seed: int, **options) -> None:
+@click.option("--types", "palette", default=RANDOM_TYPES, show_default=True, help="To draw from.")
+def random_recipes(bpw: float, n_recipes: int, seed: int, palette: str, **options) -> None:
     """The rank correlation of predictions, over random recipes of one size."""
     study = Study(**options)
-    recipes = drawn(list(study.table.costs), study.tensors, bpw, n_recipes, seed)
+    recipes = drawn(list(study.table.costs), study.tensors, palette.split(","), bpw, n_recipes, seed)
     study.measure(recipes, study.search)
     actual = [study.of(types, study.search) for types in recipes]
     for part in study.parts:
@@ -184,7 +185,9 @@ def random_recipes(bpw: float, n_recipes: int, seed: int, **options) -> None:
                 print(f"  predicted {study.table.interaction.divergence(total):.4f} measured {value:.4f}")
 
 
-def drawn(names: Sequence[str], tensors: Mapping, bpw: float, n: int, seed: int) -> list[dict[str, str]]:
+def drawn(
+    names: Sequence[str], tensors: Mapping, palette: Sequence[str], bpw: float, n: int, seed: int
+) -> list[dict[str, str]]:
     """Random recipes near a number of bits per weight; what is outside of the layers is Q6_K."""
     draw, found = random.Random(seed), []
     layers = [name for name in names if layer_number(name) >= 0]
@@ -193,9 +196,7 @@ def drawn(names: Sequence[str], tensors: Mapping, bpw: float, n: int, seed: int)
     while len(found) < n:
         picked: dict[tuple[str, int], str] = {}
         types = {
-            name: picked.setdefault(
-                (name.split(".", 2)[2], 3 * layer_number(name) // n_layer), draw.choice(RANDOM_TYPES)
-            )
+            name: picked.setdefault((name.split(".", 2)[2], 3 * layer_number(name) // n_layer), draw.choice(palette))
             for name in layers
         }
         own = sum(tensors[name].n_values * ggml_type(kind).bpw for name, kind in types.items()) / n_values
