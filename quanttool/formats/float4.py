@@ -19,11 +19,11 @@ i, j = np.arange(32), np.arange(64)  # values of a block of MXFP4, and of NVFP4
 
 
 @cache
-def half_scales() -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """What the scale codes of MXFP4 and NVFP4 stand for, half of it, with LANES / 2 times NaN at both ends."""
-    mx, nv = np.empty(kernels.E8M0_MAX_CODE + 1, np.float32), np.empty(kernels.UE4M3_MAX_CODE + 1, np.float32)
-    kernels.half_scales(mx, nv)
-    return tuple(np.pad(scales, LANES // 2, constant_values=np.nan) for scales in (mx, nv))
+def half_scales() -> NDArray[np.float32]:
+    """What the scale codes of NVFP4 stand for, half of it, with LANES / 2 times NaN at both ends."""
+    scales = np.empty(kernels.UE4M3_MAX_CODE + 1, np.float32)
+    kernels.half_scales(scales)
+    return np.pad(scales, LANES // 2, constant_values=np.nan)
 
 
 class Float4(BlockFormat):
@@ -36,7 +36,7 @@ class Float4(BlockFormat):
         codes = np.empty((rows.size // self.type.block_size, self.type.block_size // self.size), np.uint8)
         self.reference_codes(rows, codes)
         if search == "best":
-            kernels.best_scale_codes(rows, importance, self.scales(), codes.reshape(len(rows), -1))
+            self.best_codes(rows, importance, codes.reshape(len(rows), -1))
         self.pack(rows, codes, out)
 
 
@@ -47,11 +47,11 @@ class MXFP4(Float4):
     size = 32
     codes = codes_at(17, bits(4, 1 + i % 16, 4 * (i // 16)))
 
-    def scales(self):
-        return half_scales()[0]
-
     def reference_codes(self, rows, codes):
         kernels.mxfp4_scale_codes(rows.reshape(-1, 32), codes)
+
+    def best_codes(self, rows, importance, codes):
+        kernels.best_exponents(rows, importance, codes)
 
     def pack(self, rows, codes, out):
         kernels.pack_mxfp4(rows.reshape(-1, 32), codes, out.reshape(-1, 17))
@@ -67,11 +67,11 @@ class NVFP4(Float4):
     size = 16
     codes = codes_at(36, bits(4, 4 + 8 * (j // 16) + j % 8, 4 * (j // 8 % 2)))
 
-    def scales(self):
-        return half_scales()[1]
-
     def reference_codes(self, rows, codes):
         kernels.nvfp4_scale_codes(rows.reshape(-1, 64), codes)
+
+    def best_codes(self, rows, importance, codes):
+        kernels.best_scale_codes(rows, importance, half_scales(), codes)
 
     def pack(self, rows, codes, out):
         kernels.pack_nvfp4(rows.reshape(-1, 64), codes, out.reshape(-1, 36))

@@ -280,6 +280,7 @@ class IQ2_XXS(ScaledCodebook):
         highest=15,
         choice_size=8,
         shift=np.float32(0),
+        hopeless=np.float32(1),
         even_signs=True,
         unit_of_d=np.float32(1 / 8),
         top=np.float32(43),
@@ -375,6 +376,7 @@ class IQ3_S(ScaledCodebook):
         highest=15,
         choice_size=4,
         shift=np.float32(0),
+        hopeless=np.float32(1),
         even_signs=False,
         unit_of_d=np.float32(1),
         top=np.float32(15),
@@ -438,6 +440,7 @@ class IQ1_S(ShiftedCodebook):
         highest=7,
         choice_size=32,
         shift=iq1.DELTA,
+        hopeless=np.float32(1.18),
         even_signs=False,
         unit_of_d=np.float32(1),
         top=1 + iq1.DELTA,
@@ -462,7 +465,7 @@ class IQ1_M(ShiftedCodebook):
     name = "IQ1_M"
     n_subs = 16
     smallest = 1e-7
-    best_rules = IQ1_S.best_rules._replace(sub_size=16, choice_size=8)
+    best_rules = IQ1_S.best_rules._replace(sub_size=16, choice_size=8, hopeless=np.float32(3))
     points = Layout(56, point=join(bits(8, g), bits(4, 32 + g // 2, 4 * (g % 2))))
 
     @property

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from .jit import helper, kernel
+from .jit import kernel, leaf
 from .lanes import bit_lanes, float_lanes, load_16, number_at, select, smallest_int_lane
 
 LARGEST_BITS = np.int32(0x7F7FFFFF)  # of the largest float32
@@ -98,26 +98,26 @@ def list_neighbours(levels, keys, bits, n_distances, lists, lengths):
         lengths[k] = end - start
 
 
-@helper
+@leaf
 def key_bits(shape):
     """Bits of a level in a key."""
     return 2 if len(shape) == 8 else 3
 
 
-@helper
+@leaf
 def count_levels(shape):
     """Levels of a value; where there are three, the fourth code is not used."""
     return 3 if len(shape) == 8 else 8
 
 
-@helper
+@leaf
 def level_of(key, i, shape):
     """The level of value i, of one key or of lanes of them."""
     bits = key_bits(shape)
     return (key >> bits * i) & ((1 << bits) - 1)
 
 
-@helper
+@leaf
 def closest_neighbour(key, x, weight, start, scale, slope, offset, shape, n_neighbours, first, neighbours):
     """The neighbour of a key with the smallest sum of weight (scale q - x)^2, the first of equals, as key.
 

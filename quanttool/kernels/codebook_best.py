@@ -306,6 +306,8 @@ def best_blocks(rows, importance, rules, points, d, codes, chosen, signs):
         np.empty(n_subs, np.float32),
         np.empty((n_subs, rules.n_probes), np.float32),
         np.empty(n_choices, np.int64),
+        np.ones(2 * n_choices, np.bool_),
+        np.empty((2 * n_choices, LANES), np.float32),
         np.empty((n_subs, LANES), np.int32),
         np.empty((1, LANES), np.float32),
     )

@@ -20,7 +20,7 @@ from .envelopes import (
 )
 from .halves import choose_rows, find_class_losses, name_points, weigh_halves
 from .jit import leaf
-from .lanes import LANES, broadcast, int_lanes, load, multiply_add, smaller
+from .lanes import LANES, broadcast, int_lanes, load, multiply_add, smaller, store
 from .rounding import float_bits, float_of
 
 ZERO = np.float32(0)
@@ -39,6 +39,7 @@ class BestRules(NamedTuple):
     highest: int  # code
     choice_size: int  # values whose alternatives, in signs or shift, are chosen together
     shift: np.float32  # points have signs and are shifted so much up or down; 0: values have signs of their own
+    hopeless: np.float32  # a shift whose error is so many times that of the other, without a codebook, is left out
     even_signs: bool  # the number of minus signs in 8 values must be even
     unit_of_d: np.float32
     top: np.float32  # largest magnitude of a point's values
@@ -55,6 +56,8 @@ class Block(NamedTuple):
     high: NDArray[np.float32]  # [n_subs], highest
     probes: NDArray[np.float32]  # [n_subs, n_probes], scales from low to high
     n_alternatives: NDArray[np.int64]  # [n_choices]
+    possible: NDArray[np.bool_]  # [n_choices * 2], whether an alternative is looked at
+    errors: NDArray[np.float32]  # tile [n_choices * 2, LANES], scratch
     codes: NDArray[np.int32]  # tile [n_subs, LANES], of each scale tried
     best: NDArray[np.float32]  # tile [1, LANES], scratch
 
@@ -96,11 +99,11 @@ def geometric(low, high, lanes):
 
 
 @leaf
-def without_codebook(at, scales, rules, shift, block):
-    """Error of a sub-block's values, each rounded to the nearest of -1, 0, 1, plus `shift`; as `least_error`."""
+def without_codebook(choice, scales, size, shift, block):
+    """Error of `size` values, each rounded to the nearest of -1, 0, 1, plus `shift`; as `least_error`."""
     weight, wx = block.weight, block.wx
     total = broadcast(0)
-    for i in range(at, at + rules.sub_size):
+    for i in range(size * choice, size * (choice + 1)):
         least = broadcast(LARGEST)
         for k in range(-1, 2):
             g = np.float32(k) + shift
@@ -133,14 +136,31 @@ def find_ranges(values, factor, rules, block):
 
 @leaf
 def narrow_ranges(rules, block):
-    """Scales near what is best without a codebook, where the codebook has a third of all there could be (IQ1)."""
-    low, high, lanes = block.low, block.high, block.best
+    """Scales near what is best without a codebook, where the codebook has a third of all there could be (IQ1).
+
+    A shift that is much worse without a codebook is not looked at with it.
+    """
+    low, high, lanes, errors = block.low, block.high, block.best, block.errors
+    size = rules.choice_size
+    per_sub = rules.sub_size // size
     for sub in range(low.size):
         scales = geometric(low[sub], high[sub], lanes)
-        up = without_codebook(rules.sub_size * sub, scales, rules, rules.shift, block)
-        down = without_codebook(rules.sub_size * sub, scales, rules, -rules.shift, block)
-        scale = lanes[0, first_smallest(smaller(up, down), int_lanes(broadcast(0)))]
-        low[sub], high[sub] = scale * NARROW_LOWEST, scale * NARROW_HIGHEST
+        total = broadcast(0)
+        for choice in range(per_sub * sub, per_sub * (sub + 1)):
+            up = without_codebook(choice, scales, size, rules.shift, block)
+            down = without_codebook(choice, scales, size, -rules.shift, block)
+            store(errors, 2 * choice, up)
+            store(errors, 2 * choice + 1, down)
+            total += smaller(up, down)
+        best = first_smallest(total, int_lanes(broadcast(0)))
+        low[sub], high[sub] = lanes[0, best] * NARROW_LOWEST, lanes[0, best] * NARROW_HIGHEST
+        for choice in range(per_sub * sub, per_sub * (sub + 1)):
+            energy = ZERO
+            for i in range(size * choice, size * (choice + 1)):
+                energy += block.wx[i] * block.wx[i] / block.weight[i]
+            up, down = energy + errors[2 * choice, best], energy + errors[2 * choice + 1, best]
+            block.possible[2 * choice] = up <= rules.hopeless * down
+            block.possible[2 * choice + 1] = down <= rules.hopeless * up
 
 
 @leaf
@@ -186,8 +206,7 @@ def _lines_of_group(points, block, sub, group, table, flip, scratch, lines, end)
 
     def of_halves(points, block, sub, group, table, flip, scratch, lines, end):
         wx, at, losses, start = block.wx, len(points.shape) * group, scratch.losses, end
-        if table == 0:
-            find_class_losses(wx, at, points.leading[group], points)
+        find_class_losses(wx, at, points.leading[group], points)
         n = choose_rows(block.low[sub], block.high[sub], wx, group, table, points, losses)
         end = keep_lines(block.probes[sub], n, losses, points.chosen, 0, scratch, lines, end)
         total = ZERO
@@ -214,6 +233,9 @@ def find_all_lines(rules, parts, block, points, scratch, lines):
             for alternative in range(n_alternatives):
                 l = (2 * choice + alternative) * parts + part
                 lines.first[l] = end
+                lines.count[l] = 0
+                if not block.possible[2 * choice + alternative]:
+                    continue
                 table, flip = alternative if rules.shift != 0 else 0, odd and part == alternative
                 end = lines_of_group(points, block, sub, group, table, flip, scratch, lines, end)
                 lines.count[l] = end - lines.first[l]

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from .blocks import LARGEST_SCALE, finite_or, shrunk_square
 from .codebook import OFF_GRID, closest_neighbour, count_levels, key_bits, level_of
-from .jit import helper, kernel
+from .jit import helper, kernel, leaf
 from .lanes import (
     LANES,
     any_lane,
@@ -152,7 +152,7 @@ def make_batch(size, dim):
     )
 
 
-@helper
+@leaf
 def begin(n, x, start, fits, rules, batch):
     """Where the tries start from: the largest value, or a first fit."""
     for sub in range(n):
@@ -171,7 +171,7 @@ def begin(n, x, start, fits, rules, batch):
     batch.best_found[:] = 0
 
 
-@helper
+@leaf
 def round_values(n, x, start, size, book, batch):
     """Keys of the levels nearest to x times each of the inverse scales."""
     shape, inverses, keys = book.shape, batch.inverses, batch.keys
@@ -188,7 +188,7 @@ def round_values(n, x, start, size, book, batch):
             store(keys, group, key)
 
 
-@helper
+@leaf
 def closest_in_all_tries(key, shape, n_neighbours, first_of, neighbours, costs):
     """For every try the neighbour of the key with the smallest error, the first of equals, as key."""
     least, found = broadcast(LARGEST), int_lanes(broadcast(0))
@@ -203,7 +203,7 @@ def closest_in_all_tries(key, shape, n_neighbours, first_of, neighbours, costs):
     return found
 
 
-@helper
+@leaf
 def find_points(n, n_tries, values, start, size, book, batch, costs):
     """The point of every group and try: that of the rounded levels, or else the closest neighbour.
 
@@ -245,7 +245,7 @@ def find_points(n, n_tries, values, start, size, book, batch, costs):
                 store(found, group, select((lane >= first) & (lane < t), closest, load(found, group)))
 
 
-@helper
+@leaf
 def keep_best(n, n_tries, values, start, size, shape, sums, batch):
     """Fit every try's scale to its points, and remember the one that explains most. sums f32 [2, LANES] is scratch."""
     x, weight, _ = values
@@ -274,13 +274,13 @@ def keep_best(n, n_tries, values, start, size, shape, sums, batch):
                     best_found[group] = found[group, t]
 
 
-@helper
+@leaf
 def on_grid(key, refit_rule, point_of_key):
     """Was this group rounded to a point? Where no try was any good, the reference has it so, or not, by type."""
     return refit_rule == REFIT_OFF_GRID if key == NO_KEY else point_of_key[key] != OFF_GRID
 
 
-@helper
+@leaf
 def refit(n, values, start, rules, book, batch):
     """Where groups were off the grid, take the points of another rounding, with the best scale; fit to them."""
     x, weight, _ = values
@@ -306,7 +306,7 @@ def refit(n, values, start, rules, book, batch):
         scale[sub] = qx / qq if qq > 0 else scale[sub]
 
 
-@helper
+@leaf
 def finish(n, start, rules, point_of_key, batch, shrinks, scales, points, signs):
     """Write the results; sub-blocks stored as zeros lose their signs, negative scales change theirs."""
     reach, scale, best_found = batch.reach, batch.scale, batch.best_found
@@ -362,13 +362,13 @@ def search_points(values, shrinks, fits, rules, book, scales, points, signs):
 # --- a first fit to integers -----------------------------------------------------------------------------------------
 
 
-@helper
+@leaf
 def nearest_codes(x, inverse):
     """Nearest integers up to FIT_TOP, also below zero, as INTS lanes; wraps as `nearest_int` where x is huge."""
     return (bit_lanes(inverse * x + ROUNDING_MAGIC) & 0x007FFFFF) - 0x00400000
 
 
-@helper
+@leaf
 def fit_error(x, weight, inverse, wrap):
     """Weighted sum of squared errors with levels up to FIT_TOP."""
     scale = ONE / inverse
@@ -381,7 +381,7 @@ def fit_error(x, weight, inverse, wrap):
     return error
 
 
-@helper
+@leaf
 def fit_integers(x, weight, levels):
     """The scale that fits x to integers up to FIT_TOP (ggml-quants.c `make_qp_quants`); all are tiles f32.
 

@@ -9,12 +9,29 @@ import math
 import numpy as np
 
 from .blocks import largest_magnitude
-from .jit import helper, kernel
-from .lanes import LANES, bit_lanes, broadcast, load, load_8, load_16, lookup, magnitude, select, store
+from .jit import helper, kernel, leaf
+from .lanes import (
+    LANES,
+    any_lane,
+    bit_lanes,
+    broadcast,
+    lanes_of_bits,
+    load,
+    load_8,
+    load_16,
+    lookup,
+    magnitude,
+    multiply_add,
+    select,
+    smaller,
+    store,
+    sum_lanes,
+)
 from .rounding import float_bits, float_of
 
 E2M1 = np.array([0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12], np.float32)
 MIDDLES = (E2M1[:7] + E2M1[1:8]) / np.float32(2)
+EXPONENT, BITS_DROPPED = np.int32(0x7F800000), np.int32(22 << 23)
 UE4M3_MAX = np.float32(448)
 UE4M3_MAX_CODE = np.uint8(0x7E)
 ALMOST_TWO = 0x7FFF00  # mantissas up to here have a logarithm that is less than 1 in float32, too
@@ -141,15 +158,21 @@ def unpack_nvfp4(data, out):
 
 
 @kernel
-def half_scales(mx, nv):
-    """What the scale codes stand for, half of it: f32 [E8M0_MAX_CODE + 1] and f32 [UE4M3_MAX_CODE + 1], written."""
-    for code in range(mx.size):
-        mx[code] = e8m0_half(np.int32(code))
-    for code in range(nv.size):
-        nv[code] = ue4m3_half(np.uint8(code))
+def half_scales(scales):
+    """What NVFP4's scale codes stand for, half of it: f32 [UE4M3_MAX_CODE + 1], written."""
+    for code in range(scales.size):
+        scales[code] = ue4m3_half(np.uint8(code))
 
 
-@helper
+@leaf
+def nearest_level(y):
+    """Lanes of magnitudes y to the nearest of E2M1: from 2 on two bits are kept, below integers; 12 is the largest."""
+    exponent = bit_lanes(select(y > 2, y, 2)) & EXPONENT
+    magic = lanes_of_bits(exponent + BITS_DROPPED)
+    return smaller((y + magic) - magic, 12)
+
+
+@leaf
 def errors_of_scales(x, weight, scales, first):
     """Weighted squared errors with the scales from number `first` on, one per lane."""
     scale = load(scales, first)
@@ -157,12 +180,8 @@ def errors_of_scales(x, weight, scales, first):
     total = broadcast(0)
     for i in range(x.size):
         size = abs(x[i])
-        y = size * inverse
-        level = broadcast(0)
-        for k in range(7):
-            level += select(y > MIDDLES[k], E2M1[k + 1] - E2M1[k], 0)
-        off = size - level * scale
-        total += weight[i] * off * off
+        off = size - nearest_level(size * inverse) * scale
+        total = multiply_add(off * off, weight[i], total)
     return total
 
 
@@ -189,3 +208,44 @@ def best_scale_codes(rows, importance, scales, codes):
                 if errors[lane] * NOTICEABLE < least:
                     least = errors[lane]
                     codes[row, k] = np.uint8(code + lane - LANES // 2)
+
+
+@leaf
+def error_of_block(size, weight, scale):
+    """Weighted squared error of the magnitudes of a block, one per lane, and what those beyond the top cost of it."""
+    off = size - nearest_level(size / scale) * scale
+    beyond = size - 12 * scale
+    error = off * off * weight
+    return sum_lanes(error), sum_lanes(select(beyond > 0, error, 0))
+
+
+@kernel
+def best_exponents(rows, importance, codes):
+    """MXFP4's scale codes of least weighted error, of all that there are.
+
+    Twice a scale has no value that the scale itself lacks but those beyond 12, which are nearest to magnitudes beyond
+    14 alone: larger scales are tried only while there are such. With smaller ones the values beyond 12 cost ever more:
+    when these alone cost more than the best so far, no smaller scale can be better.
+
+    rows f32 [n_rows, n_cols], importance f32 [n_cols]; codes u8 [n_rows, n_blocks], replaced where the error falls for
+    certain.
+    """
+    for row in range(rows.shape[0]):
+        for k in range(codes.shape[1]):
+            size, weight = magnitude(load(rows[row], 32 * k)), load(importance, 32 * k)
+            code = best = np.int64(codes[row, k])
+            least, beyond = error_of_block(size, weight, e8m0_half(np.int32(code)))
+            if least < SMALLEST_ERROR:  # too small to be told from others
+                continue
+            higher = code
+            while higher < E8M0_MAX_CODE and any_lane(size > 14 * e8m0_half(np.int32(higher))):
+                higher += 1
+                error, _ = error_of_block(size, weight, e8m0_half(np.int32(higher)))
+                if error * NOTICEABLE < least:
+                    least, best = error, higher
+            while code > 0 and beyond < least:
+                code -= 1
+                error, beyond = error_of_block(size, weight, e8m0_half(np.int32(code)))
+                if error * NOTICEABLE < least:
+                    least, best = error, code
+            codes[row, k] = np.uint8(best)

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from .blocks import LARGEST_SCALE, finite_or, shrunk_square
 from .codebook import OFF_GRID, closest_neighbour, level_of
-from .jit import helper, kernel
+from .jit import helper, kernel, leaf
 from .lanes import LANES, broadcast, int_lanes, load, select, store
 from .rounding import f16_bits, nearest_int, within_f16
 
@@ -39,7 +39,7 @@ class Split(NamedTuple):
     shifts: NDArray[np.int32]  # [1, LANES], bit k: the shift of half k is downwards
 
 
-@helper
+@leaf
 def exchange(column, j, swap):
     """Swap the entries j and j + 1 of the lanes in `swap`."""
     a, b = load(column, j), load(column, j + 1)
@@ -47,7 +47,7 @@ def exchange(column, j, swap):
     store(column, j + 1, select(swap, a, b))
 
 
-@helper
+@leaf
 def sort_lanes(tile):
     """Sort every lane by value; equal values keep their order."""
     n = tile.values.shape[0]
@@ -59,7 +59,7 @@ def sort_lanes(tile):
             exchange(tile.places, j, swap)
 
 
-@helper
+@leaf
 def take_better(qx, qq, low, high, shifts, best):
     """The best of two splits in each lane; best is (score, scale, low, high, shifts)."""
     score, scale, best_low, best_high, best_shifts = best
@@ -76,20 +76,20 @@ def take_better(qx, qq, low, high, shifts, best):
     )
 
 
-@helper
+@leaf
 def no_split():
     nowhere = int_lanes(broadcast(-1))
     return broadcast(LEAST_SCORE), broadcast(0), nowhere, nowhere, nowhere
 
 
-@helper
+@leaf
 def levels(down):
     """What low, middle and high values stand for."""
     delta = -DELTA if down else DELTA
     return delta - ONE, delta, delta + ONE
 
 
-@helper
+@leaf
 def split_with_one_shift(tile, sums):
     """IQ1_S: all values have one shift. sums f32 [2 (n + 1), LANES] is scratch for prefix sums of w x and w."""
     n = tile.values.shape[0]
@@ -115,7 +115,7 @@ def split_with_one_shift(tile, sums):
     return best
 
 
-@helper
+@leaf
 def half_sums(sums, n, low, high, half, down):
     """The sums of w q x and w q q of one half of the values.
 
@@ -128,7 +128,7 @@ def half_sums(sums, n, low, high, half, down):
     return qx, total * q2 * q2 + below * (q0 * q0 - q1 * q1) + until * (q1 * q1 - q2 * q2)
 
 
-@helper
+@leaf
 def split_with_two_shifts(tile, sums):
     """IQ1_M: each half of the sub-block has a shift. sums f32 [4 (n + 1), LANES]: w x and w, of either half each."""
     n = tile.values.shape[0]
@@ -155,7 +155,7 @@ def split_with_two_shifts(tile, sums):
     return best
 
 
-@helper
+@leaf
 def choose_points(x, weight, codes, deltas, scale, book, keys):
     """The point of every group of 8 codes, as key; the scale, fitted again if one had to be a neighbour."""
     shape, point_of_key, n_neighbours, first_of, neighbours = book
@@ -181,7 +181,7 @@ def choose_points(x, weight, codes, deltas, scale, book, keys):
     return qx / qq if qx > 0 and qq > 0 else scale
 
 
-@helper
+@leaf
 def load_lane(values, importance, sigma2, shrink, tile, lane):
     """One sub-block into its lane, with weights importance * sqrt(sigma2 + x^2), or x^2 without importance."""
     largest = ZERO
@@ -194,7 +194,7 @@ def load_lane(values, importance, sigma2, shrink, tile, lane):
     tile.largest[lane] = largest
 
 
-@helper
+@leaf
 def store_lane(split, tile, lane, book, x, weight, codes, deltas, keys):
     """Codes of one sub-block from its split, then its points, as keys; gives the scale."""
     n, n_groups = x.size, keys.size
@@ -233,7 +233,7 @@ def make_split():
     )
 
 
-@helper
+@leaf
 def find_splits(tile, sums, split):
     """Sort the lanes and find the best split of each."""
     sort_lanes(tile)

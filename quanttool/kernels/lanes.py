@@ -259,6 +259,13 @@ def call_llvm(name, flags=()):
     return call
 
 
+def call_sum(builder, values, result):
+    name = f"llvm.vector.reduce.fadd.v{values.type.count}f32"
+    function_type = ir.FunctionType(result, [result, values.type])
+    function = cgutils.get_or_insert_function(builder.module, function_type, name)
+    return builder.call(function, [result(-0.0), values], fastmath=("reassoc",))  # in whatever order is quick
+
+
 def bits_of_mask(builder, mask, result):
     return builder.zext(builder.bitcast(mask, ir.IntType(mask.type.count)), result)
 
@@ -268,6 +275,7 @@ magnitude = function_of_one(lambda lanes: lanes, call_llvm("llvm.fabs"))
 float_lanes = function_of_one(lambda lanes: lanes.of(FLOAT), Builder.sitofp)
 int_lanes = function_of_one(lambda lanes: lanes.of(INT), Builder.fptosi)
 any_lane = function_of_one(types.boolean, call_llvm("llvm.vector.reduce.or"))
+sum_lanes = function_of_one(types.float32, call_sum)
 largest_lane = function_of_one(types.float32, call_llvm("llvm.vector.reduce.fmax", ("nnan",)))  # no NaN, please
 smallest_lane = function_of_one(types.float32, call_llvm("llvm.vector.reduce.fmin", ("nnan",)))
 smallest_int_lane = function_of_one(types.int32, call_llvm("llvm.vector.reduce.smin"))
