@@ -108,3 +108,21 @@ def gptq_words(weights, h, tables, order):
                 tries.append((cost, trial, chosen))
             _, left, values[row, first : first + 4] = min(tries, key=lambda one: one[0])
     return in_place(values, order)
+
+
+def gptq_sequences(weights, h, table, scales, order):
+    """`gptq` with groups of columns that take the point nearest to what is left of them, weighed column by column.
+
+    The weights are the diagonal of their covariance given all later columns: the inverse of their block in H's inverse.
+    """
+    dim, upper = table.shape[1], inverse_factor(h, order)
+    values = np.empty(weights.shape)
+    for row, left in enumerate(weights[:, order].astype(np.float64)):
+        for first in range(0, len(order), dim):
+            here = slice(first, first + dim)
+            form = np.linalg.inv(upper[here, here].T @ upper[here, here])
+            points = table * scales[row, order[first]]
+            values[row, here] = points[((points - left[here]) ** 2 @ np.diagonal(form)).argmin()]
+            for j in range(first, first + dim):
+                left[j:] -= (left[j] - values[row, j]) / upper[j, j] * upper[j, j:]
+    return in_place(values, order)

@@ -15,6 +15,8 @@ from numpy.typing import NDArray
 from .. import blas
 from ..formats import BlockFormat, read_only
 from ..formats.base import Search
+from ..formats.grid import unwoven
+from ..formats.repacked import rewoven
 from ..parallel import for_each_slab
 from .grids import Grid, grid_of
 
@@ -120,6 +122,7 @@ class Feedback:
 
         importance:  f32 [n_cols], what scales are found with
         """
+        woven, fmt = fmt, unwoven(fmt)
         out = np.empty((len(rows), fmt.type.row_bytes(rows.shape[1])), np.uint8)
         scales = Scales(fmt, read_only(np.ascontiguousarray(importance, np.float32)), search)
         grid = grid_of(fmt)
@@ -134,7 +137,7 @@ class Feedback:
 
         with blas.threads(1):
             for_each_slab(work, len(rows), ROWS_PER_SLAB)
-        return out
+        return out if woven is fmt else rewoven(out, fmt.name, woven.name, rows.shape[1])
 
     def _plan(self, steps: NDArray[np.int64]) -> "Plan":
         key = steps.tobytes()

@@ -64,6 +64,7 @@ class BlockFormat:
     # Whether `quantize` knows search="best", and which of the two "auto" stands for.
     has_best: ClassVar[bool] = False
     auto: ClassVar[Literal["reference", "best"]] = "best"
+    base: ClassVar[str | None] = None  # of a type of woven rows: the type whose rows are woven
     # Where the bits of each value's code are (field "code"), if a value depends on nothing but its code and its block's
     # scales: such types can be rounded with error feedback, see grid.py.
     codes: "ClassVar[Layout | None]" = None

@@ -7,7 +7,7 @@ declares is where the codes' bits are (`BlockFormat.codes`); which values the co
 import numpy as np
 from numpy.typing import NDArray
 
-from .base import BlockFormat
+from .base import BlockFormat, block_format
 from .layout import Layout
 
 GROUP = 16  # columns that share their levels, in every type (some share them over more)
@@ -15,7 +15,13 @@ GROUP = 16  # columns that share their levels, in every type (some share them ov
 
 def has_grid(fmt: BlockFormat) -> bool:
     """Whether the format can round to its levels or points (see points.py) with its scales fixed."""
+    fmt = unwoven(fmt)
     return fmt.codes is not None or fmt.points is not None
+
+
+def unwoven(fmt: BlockFormat) -> BlockFormat:
+    """The format itself, or of a format of woven rows that of each row."""
+    return block_format(fmt.base) if fmt.base else fmt
 
 
 def n_codes(fmt: BlockFormat) -> int:

@@ -25,7 +25,7 @@ q = np.arange(64)  # its groups of 4
 class Trellis(PoolSearch):
     """The search of the four: a few scales for each sub-block, each with the nearest sequences.
 
-    base:          the sub-block's largest value is brought to this part of the sequences' range ...
+    part:          the sub-block's largest value is brought to this part of the sequences' range ...
     by_row:        ... or, if that is more, to this times its share in the row's largest value
     offsets:       and to these beside it
     signs:         with these signs
@@ -33,7 +33,7 @@ class Trellis(PoolSearch):
     best_offsets:  in place of `offsets`, for search="best"
     """
 
-    base: ClassVar[float] = 90
+    part: ClassVar[float] = 90
     by_row: ClassVar[float] = 124
     offsets: ClassVar[tuple[float, ...]] = (0,)
     signs: ClassVar[tuple[int, ...]] = (1, -1)
@@ -83,7 +83,7 @@ class Trellis(PoolSearch):
         """Inverse trial scales f32 [n_units, n_subs]."""
         largest = np.abs(x).max(axis=2)
         share = largest / np.maximum(largest.max(axis=1, keepdims=True), np.finfo(np.float32).tiny)
-        target = np.maximum(np.float32(self.base), np.float32(self.by_row) * share)
+        target = np.maximum(np.float32(self.part), np.float32(self.by_row) * share)
         for offset, sign in product(offsets, self.signs):
             yield quotient(np.float32(sign) * (target + np.float32(offset)), largest)
 
@@ -147,7 +147,7 @@ class IQ3_KT(Trellis):
     )
     points = Layout(100, point=layout.fields["code"], sign=layout.fields["sign"].reshape(32, 8))
     levels = table.integers(0, 16)
-    base = 84
+    part = 84
     by_row = 123
     offsets = (0, -24, -16, -8, 8, 16, 24)
     best_offsets = tuple(range(-48, 25, 8))

@@ -7,7 +7,7 @@ from quanttool.feedback.rounding import Feedback, damped
 from quanttool.formats import block_format, dequantize_rows, quantize_rows
 from quanttool.formats.grid import levels
 from quanttool.formats.points import n_sign_bits, scales_and_shifts
-from tests.naive_feedback import gptq, gptq_points, gptq_words
+from tests.naive_feedback import gptq, gptq_points, gptq_sequences, gptq_words
 
 VECTORS = ["IQ1_S", "IQ1_M", "IQ2_XXS", "IQ2_XS", "IQ2_S", "IQ3_XXS", "IQ3_S", "IQ2_KL"]
 
@@ -119,6 +119,22 @@ def test_a_further_pass_finds_other_scales_and_raises_the_loss_of_no_row(name):
     assert losses[1][other].sum() < losses[0][other].sum()
 
 
+def test_a_trellis_comes_as_close_as_trying_all_its_sequences():
+    """But for those that its search passes over."""
+    x = inputs(1000, 256)
+    h = damped(x.T @ x / len(x))
+    importance = np.diagonal(h).astype(np.float32)
+    weights = np.random.default_rng(1).standard_normal((4, 256)).astype(np.float32)
+    fmt = block_format("IQ1_KT")
+    order = np.argsort(-importance.reshape(-1, 8).mean(axis=1), kind="stable")
+    order = np.arange(256).reshape(-1, 8)[order].ravel()
+    data = Feedback(h, passes=0).round(weights, fmt, importance, "reference")
+    scales = np.repeat(fmt.scales_and_tables(data)[0], 8, axis=1)
+    exhaustive = gptq_sequences(weights, h, fmt.tables[0], scales, order)
+    ratio = loss(dequantize_rows(data, "IQ1_KT", 256), weights, h) / loss(exhaustive, weights, h)
+    assert 0.97 < ratio < 1.03
+
+
 @pytest.mark.parametrize("name", ["IQ1_KT", "IQ2_KT", "IQ3_KT", "IQ4_KT"])
 def test_trellises_lower_the_loss_too(name):
     x = inputs(3000, 512)
@@ -139,3 +155,14 @@ def test_a_channel_without_input_keeps_its_weights():
     weights = np.random.default_rng(1).standard_normal((32, 256)).astype(np.float32)
     data = Feedback(damped(x.T @ x / len(x)), 0).round(weights, block_format("Q8_0"), np.ones(256), "reference")
     assert np.abs(dequantize_rows(data, "Q8_0", 256)[:, 17] - weights[:, 17]).max() < 0.05
+
+
+def test_woven_rows_are_those_of_their_base_type():
+    x = inputs(500, 256)
+    weights = np.random.default_rng(1).standard_normal((8, 256)).astype(np.float32)
+    feedback = Feedback(damped(x.T @ x / len(x)), 0)
+    values = [
+        dequantize_rows(feedback.round(weights, block_format(name), np.ones(256), "reference"), name, 256)
+        for name in ("IQ2_S", "IQ2_S_R4")
+    ]
+    assert np.array_equal(*values)
