@@ -472,7 +472,7 @@ class IQ1_M(ShiftedCodebook):
     def point_values(self):
         """Each point shifted up, then each shifted down."""
         values = super().point_values
-        return np.concatenate([values + shift for shift in self.shifts])
+        return np.concatenate([values + iq1.DELTA, values - iq1.DELTA])
 
     def quantize_scales(self, blocks, importance, scales, keys, deltas, d, codes):
         shape = prepared_codebook("iq1", 3).shape
