@@ -86,7 +86,7 @@ class ByHessian:
         from ..container import GGUFFile
         from ..container.fingerprint import fingerprint
 
-        plan.calibration = f"hessian {fingerprint(GGUFFile(self.path))}"
+        plan.calibration = f"hessian {fingerprint(GGUFFile(self.path))} {self.search}"
 
     def calibration(self, plan: "Plan") -> "HessianRounding":
         from ..container import open_gguf

@@ -21,7 +21,7 @@ from ..formats.grid import has_grid
 from ..imatrix.hessian import add_whole
 from .covariance import F32, Inputs
 from .matrices import Finished, round_matrices
-from .rounding import DAMPING, Feedback, damped
+from .rounding import DAMPING, PASSES, Feedback, damped
 from .target import corrections, excess_error, strengths
 
 HELD_OUT = 8  # one chunk of so many is not learned from: it decides
@@ -41,7 +41,7 @@ class Settings:
     """
 
     search: Search = "best"
-    passes: int = 2
+    passes: int = PASSES
     correction: float = 1.0
     damping: float = DAMPING
 

@@ -11,7 +11,7 @@ from ..formats.base import Search
 from ..formats.grid import has_grid
 from ..imatrix.hessian import HessianFile
 from .covariance import F32, F64
-from .rounding import DAMPING, Feedback, damped
+from .rounding import DAMPING, PASSES, Feedback, damped
 
 Finished = Callable[[str], NDArray[np.uint8] | None]  # bytes of a tensor that an earlier run has made
 
@@ -69,8 +69,8 @@ class HessianRounding:
         weights: Callable[[str], F32],
         hessian: HessianFile,
         formats: Mapping[str, BlockFormat],
-        search: Search = "reference",
-        passes: int = 0,
+        search: Search = "best",
+        passes: int = PASSES,
         damping: float = DAMPING,
     ):
         self.weights, self.hessian, self.formats = weights, hessian, formats

@@ -25,6 +25,7 @@ F64 = NDArray[np.float64]
 
 SUPER_BLOCK = 256  # columns whose scales are found together, before the first of them is rounded
 ROWS_PER_SLAB = 128
+PASSES = 2  # over all columns after the first
 DAMPING = 0.03  # times the mean of H's diagonal: added to it
 
 
@@ -113,7 +114,7 @@ class Feedback:
     passes:   further passes over all columns after the first; each looks for better scales, and lowers the loss
     """
 
-    def __init__(self, h: F64, passes: int = 1):
+    def __init__(self, h: F64, passes: int = PASSES):
         self.h, self.passes = h, passes
         self._plans: dict[bytes, Plan] = {}  # by the steps of a grid
 
