@@ -15,7 +15,6 @@ from .planned import stem
 from .texts import read_tokens
 
 if TYPE_CHECKING:
-    from ..optimize.allocation import Allocation
     from .calibration import Calibrating
     from .recipe_optimize import Search
 
@@ -91,7 +90,7 @@ def command(
     results: dict[str, Result] = {}
     for size in sizes:
         name = f"{size}-calibrated" if calibrate else size
-        result = results[name] = kitchen.result(name, optimizer.best(file_bytes=Size().convert(size, None, None)))
+        result = results[name] = kitchen.result(name, Size().convert(size, None, None), optimizer)
         write_recipe(result, optimizer)
         kitchen.step(
             f"quantize to {size}", [result.file, result.errors], quantize.command, "--imatrix", kitchen.imatrix,
@@ -122,9 +121,10 @@ class Kitchen:
         self.imatrix = folder / f"{self.name}.imatrix.gguf"
         self.sensitivity = folder / f"{self.name}.sensitivity.json"
 
-    def result(self, name: str, allocation: "Allocation") -> Result:
+    def result(self, name: str, wanted: int, optimizer: "Search") -> Result:
+        """The best of at most so many bytes."""
         files = (self.folder / f"{self.name}-{name}{suffix}" for suffix in (".gguf", ".toml", ".errors.json"))
-        return Result(allocation, *files)
+        return Result(wanted, optimizer.best(file_bytes=wanted), *files)
 
     def settle(self, settings: dict[str, Any]) -> None:
         """Remember what files are made from. Raises UsageError if those in the folder were made otherwise."""

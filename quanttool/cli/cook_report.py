@@ -18,8 +18,12 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True)
 class Result:
-    """One size: what was chosen, and the files of it."""
+    """One size: what was chosen, and the files of it.
 
+    wanted: bytes that were allowed; the best that the types can do may be smaller
+    """
+
+    wanted: int
     allocation: "Allocation"
     file: Path
     recipe: Path
@@ -103,7 +107,7 @@ def compare(optimizer: "Search", results: dict[str, Result], chunks: "Chunks") -
     target, model = optimizer.target, str(optimizer.target.source.path)
     source = open_gguf(model)
     mixes = {
-        name: nearest_mixes(source, result.file.stat().st_size, target.imatrix, target.imatrix_name, target.search)
+        name: nearest_mixes(source, result.wanted, target.imatrix, target.imatrix_name, target.search)
         for name, result in results.items()
     }
     plans = {mix: plan for some in mixes.values() for mix, plan in some.items()}
