@@ -3,8 +3,8 @@
     python -m benchmarks.bigger_than_memory --size 6G --memory 2G --chunks 40 --llama-imatrix PATH
 
 Writes a mixture of experts with random weights (architecture olmoe, Q4_0, 64 experts a layer), runs it in a control
-group that bounds memory, page cache included, and deletes it. Where no group can be made it says so and runs without a
-bound: the bytes read then show one pass over the file, the time nothing about a lack of memory.
+group (version 1 or 2) that bounds memory, page cache included, and deletes it. Where none can be made it says so and
+runs without a bound: the bytes read then show one pass over the file, the time nothing about a lack of memory.
 """
 
 import os
