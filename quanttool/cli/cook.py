@@ -78,7 +78,7 @@ def command(
     limit = ["-t", threads] if threads else []
     kitchen.step(
         "imatrix", [kitchen.imatrix], imatrix.command, "-m", model, *text, "-c", n_ctx, "--no-ppl",
-        "-o", kitchen.imatrix, *limit,
+        "--process-output", "-o", kitchen.imatrix, *limit,
     )  # fmt: skip
     kitchen.step(
         "sensitivity", [kitchen.sensitivity], sensitivity.command, "-m", model, *text, "-c", n_ctx, "--chunks", chunks,

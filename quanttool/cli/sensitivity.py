@@ -144,6 +144,10 @@ def prepare(
     from ..sensitivity.weights import Weights
 
     imatrix = _imatrix(imatrix_path, list(model.file.tensors.values())) if imatrix_path else None
+    if imatrix and model.output.name not in imatrix.entries:
+        warn(
+            f"{imatrix_path}: says nothing of {model.output.name}, which often costs most; see imatrix --process-output"
+        )
     identity = {
         "model": fingerprint(model.file),
         "text": _digest(chunks.tokens.tobytes() + chunks.targets.tobytes()) if chunks else "",

@@ -30,6 +30,7 @@ def test_json_and_imatrix(arguments, tiny_model, text, run, tmp_path):
     assert run("imatrix", "-m", tiny_model, "-f", text, "-c", "16", "-o", imatrix).code == 0
     found = run(*command, "--imatrix", imatrix, "--json")
     data = json.loads(found.out)
+    assert "says nothing of output.weight" in found.err
     assert data["probe"] == "Q4_0"
     assert len(data["checks"]) == 4
 
