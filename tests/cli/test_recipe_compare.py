@@ -42,13 +42,16 @@ def test_layers_as_ranges():
     assert ranges([]) == ""
 
 
-def test_measured_side_by_side(run, tiny_model, text, tmp_path):
+def test_measured_side_by_side(run, tiny_model, tmp_path):
+    text = tmp_path / "long.txt"
+    text.write_text("Six dry ducks sit on a log and look at a big red sun. " * 8)
     outcome = run("recipe", "compare", "Q8_0", "Q4_0", "--model", tiny_model, "-f", text, "-c", "16", "--json")
     data = json.loads(outcome.out)
     a, b = data["recipes"]
     assert 0 < a["mean_kld"] < b["mean_kld"]
-    (pair,) = data["comparisons"]["kld"] or [None]
-    assert pair is None or (pair["better"], pair["worse"]) == ("A", "B")
+    (pair,) = data["comparisons"]["kld"]
+    assert (pair["better"], pair["worse"], pair["is_significant"]) == ("A", "B", True)
+    assert pair["difference"] == pytest.approx(b["mean_kld"] - a["mean_kld"])
     out = tmp_path / "q.gguf"
     assert run("quantize", tiny_model, out, "Q4_0").code == 0
     alone = run("perplexity", "-m", out, "--base-model", tiny_model, "-f", text, "-c", "16", "--json")
