@@ -3,8 +3,8 @@
     python -m benchmarks.calibrate model-f32.gguf text.txt --types Q2_K,Q4_K --test wiki.test.raw --test other.txt
 
 For each type: all layers in it (a mix with --mixes), embeddings as they are; rounded with the imatrix, with the imatrix
-and `--search best`, and calibrated. Divergences from the model in nats, with paired differences. Files that stand in
-the folder already are not made again.
+and `--search best`, and calibrated. Divergences from the model in nats; the paired difference is how much lower it is
+calibrated than with the imatrix. Files that stand in the folder already are not made again.
 """
 
 import json
@@ -77,16 +77,15 @@ class Bench:
 
 def line(name: str, test: str, found: dict) -> str:
     klds = [model["mean_kld"] for model in found["models"]]
-    pairs = [pair for pair in found["comparisons"]["kld"] if {pair["better"], pair["worse"]} == ends(found)]
-    paired = f"{pairs[0]['difference']:.4f} ± {pairs[0]['uncertainty']:.4f}" if pairs else "-"
+    plain, calibrated = (found["models"][i]["model"] for i in (0, 2))
+    pairs = [pair for pair in found["comparisons"]["kld"] if {pair["better"], pair["worse"]} == {plain, calibrated}]
+    paired = "-"
+    if pairs:
+        sign = 1 if pairs[0]["better"] == calibrated else -1
+        paired = f"{sign * pairs[0]['difference']:.4f} ± {pairs[0]['uncertainty']:.4f}"
     against = [f"{100 * (klds[2]['value'] / one['value'] - 1):+.0f} %" for one in klds[:2]]
     values = [f"{one['value']:.4f} ± {one['uncertainty']:.4f}" for one in klds]
     return f"| {name} | {Path(test).name} | {' | '.join([*values, *against, paired])} |"
-
-
-def ends(found: dict) -> set[str]:
-    """The two that are compared: with the imatrix alone, and calibrated."""
-    return {found["models"][0]["model"], found["models"][2]["model"]}
 
 
 @click.command()
@@ -102,7 +101,7 @@ def ends(found: dict) -> set[str]:
 @click.option("-o", "--output", default="calibrate", show_default=True, help="Folder of all that is made.")
 def main(model, text, types, mixes, tests, chunks, test_chunks, precision, threads, output):
     bench = Bench(model, text, chunks, test_chunks, precision, threads, output)
-    print("| type | text | imatrix | imatrix, best | calibrated | against the first | second | paired difference |")
+    print("| type | text | imatrix | imatrix, best | calibrated | against imatrix | against best | paired difference |")
     print("|---|---|---|---|---|---|---|---|")
     wanted = [(name, False) for name in types.split(",") if name] + [(name, True) for name in mixes.split(",") if name]
     for name, mix in wanted:
