@@ -218,7 +218,7 @@ def compile_all() -> str:
 @click.command(help=__doc__.splitlines()[0])
 @click.argument("types", nargs=-1)
 @click.option("--threads", type=int, multiple=True, default=(1, 2), show_default=True, help="May be given again.")
-@click.option("--rows", default=512, show_default=True, help=f"Rows of {COLUMNS} weights at most; fewer if slow.")
+@click.option("--rows", default=4096, show_default=True, help=f"Rows of {COLUMNS} weights at most; fewer if slow.")
 @click.option("--runs", default=1, show_default=True, help="How often all types are measured.")
 @click.option("--seconds", "limit", default=0.8, show_default=True, help="About so long for each cell.")
 @click.option("--ik-library", type=Path, help="libggml.so of ik_llama.cpp: its types instead of llama.cpp's.")

@@ -35,14 +35,7 @@ def for_each_slab(work: Callable[[slice], None], n_rows: int, rows_per_slab: int
     Slabs must not depend on each other: any order and any number of threads gives the same result.
     """
     slabs = [slice(start, min(start + rows_per_slab, n_rows)) for start in range(0, n_rows, rows_per_slab)]
-    threads = min(threads or default_threads(), len(slabs))
-    if threads <= 1:
-        for slab in slabs:
-            work(slab)
-        return
-    with _pool(threads, threads) as pool:
-        for future in [pool.submit(work, slab) for slab in slabs]:
-            future.result()
+    for_each(work, slabs, min(threads or default_threads(), max(1, len(slabs))))
 
 
 def for_each(work: Callable[[Item], None], items: Iterable[Item], threads: int | None = None) -> None:
