@@ -95,7 +95,7 @@ def first_calls() -> None:
         start = time.process_time()
         for name in names:
             fmt = block_format(name)
-            rows = np.random.default_rng(1).standard_normal((8, 1024)).astype(np.float32)
+            rows = np.random.default_rng(1).standard_normal((16, 1024)).astype(np.float32)
             if not fmt.can_quantize:
                 continue
             for importance in (None, np.ones(1024, np.float32)):
