@@ -16,6 +16,12 @@ threads_option = click.option(
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object on standard output.")
 
 
+def search_option(help: str, default: str | None = "reference") -> Callable:
+    """--search of the commands that quantize, or foresee it."""
+    choices = click.Choice(["reference", "best", "auto"])
+    return click.option("--search", type=choices, default=default, show_default=True, help=help)
+
+
 def precision_option(default: str) -> Callable:
     """--precision of the commands that run models."""
     return click.option(

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ..errors import UsageError
-from .console import Size, note, threads_option, warn
+from .console import Size, note, search_option, threads_option, warn
 from .cook_report import Comparison, Result, compare
 from .planned import stem
 from .texts import read_tokens
@@ -31,13 +31,7 @@ EPILOG = """
 @click.option("--test", "tests", multiple=True, metavar="TEXT", help="Held-out text; default: the one that ships.")
 @click.option("--types", metavar="T,T,...", help="Candidates, as for quanttool sensitivity; default: mainline.")
 @click.option("--probe", default="Q4_K", show_default=True, metavar="TYPE", help="Type that gains are measured at.")
-@click.option(
-    "--search",
-    type=click.Choice(["reference", "best", "auto"]),
-    default="reference",
-    show_default=True,
-    help="How scales and codes are found, as for quanttool quantize; of the mixes, too.",
-)
+@search_option("How scales and codes are found, as for quanttool quantize; of the mixes, too.")
 @click.option("--calibrate", is_flag=True, help="Round with error feedback for the calibration text.")
 @click.option("-c", "--ctx-size", "n_ctx", type=click.IntRange(min=8), default=512, show_default=True, metavar="N")
 @click.option("--chunks", type=click.IntRange(min=1), default=4, show_default=True, help="Chunks for gains.")

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from .calibration import calibration_options, outcomes, prepare, show_outcomes
-from .console import Size, json_option, note, print_json, print_table, progress_bar, threads_option, warn
+from .console import Size, json_option, note, print_json, print_table, progress_bar, search_option, threads_option, warn
 from .quantize_report import write_report
 from .recipes import dialect_option, given_rules
 
@@ -54,12 +54,11 @@ Examples:
     show_default=True,
     help="How gaps in the imatrix are filled, as experts that the text never reached.",
 )
-@click.option(
-    "--search",
-    type=click.Choice(["reference", "best", "auto"]),
-    help="How scales and codes are found: as the type's own program does; with less weighted error in the same bytes, "
+@search_option(
+    "How scales and codes are found: as the type's own program does; with less weighted error in the same bytes, "
     "which needs an imatrix; or per type what is measured to diverge less. [default: best for weights that a text or "
     "covariances tell about, else reference]",
+    default=None,
 )
 @click.option(
     "--mix-rules",

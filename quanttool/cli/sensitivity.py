@@ -15,6 +15,7 @@ from .console import (
     print_json,
     print_table,
     progress_bar,
+    search_option,
     threads_option,
     warn,
 )
@@ -44,13 +45,7 @@ EPILOG = """
 @click.option("--imatrix", "imatrix_path", metavar="FILE", help="Importance of input channels, as for quantize.")
 @click.option("--hessian", "hessian_path", metavar="FILE", help="Covariance of inputs, to weight errors with.")
 @click.option("--types", metavar="T,T,...", help="Candidates: names, mainline (default), ik, or mainline,ik.")
-@click.option(
-    "--search",
-    type=click.Choice(("reference", "best", "auto")),
-    default="reference",
-    show_default=True,
-    help="How quantize will be told to search.",
-)
+@search_option("How quantize will be told to search.")
 @click.option("--probe", default="Q4_K", show_default=True, metavar="TYPE", help="Type that gains are measured at.")
 @click.option(
     "--gains", "gains_path", metavar="FILE.json", help="Measure errors only, and take what they cost from this file."

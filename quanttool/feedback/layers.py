@@ -271,7 +271,7 @@ class _Rounder:
         plain = quantize_rows(weights, fmt.name, self.importance, self.settings.search)
         if has_grid(fmt):
             data = self.feedback.round(target, fmt, self.importance, self.settings.search)
-        else:  # codebooks: no feedback, but the inputs are the true ones, and the target is corrected
+        else:  # no feedback, but the inputs are the true ones, and the target is corrected
             data = quantize_rows(target, fmt.name, self.importance, self.settings.search)
         rounded = [dequantize_rows(candidate, fmt.name, weights.shape[1]) for candidate in (plain, data)]
         errors = [excess_error(values, weights, self.held_out) for values in (rounded[0], target, rounded[1])]
