@@ -57,6 +57,7 @@ class Calibrating:
     tokens: Any  # i32 [n_chunks, n_ctx]
     weights: list[str]
     settings: "Settings"
+    memory: int | None  # bytes that the hidden states of one pass may take
 
     def mark(self, plan: "Plan") -> None:
         """Note in the plan what its calibrated tensors depend on."""
@@ -70,7 +71,7 @@ class Calibrating:
 
         formats = {tensor.name: block_format(tensor.type) for tensor in plan.tensors if tensor.calibrated}
         quantized = load_model(self.path, precision=self.model.precision)
-        return Calibration(self.model, quantized, formats, self.tokens, self.settings)
+        return Calibration(self.model, quantized, formats, self.tokens, self.settings, self.memory)
 
 
 @dataclass
@@ -105,7 +106,12 @@ class ByHessian:
 
 
 def prepare(
-    path: str, files: Sequence[str], n_chunks: int | None, hessian_path: str | None, search: str = "best"
+    path: str,
+    files: Sequence[str],
+    n_chunks: int | None,
+    hessian_path: str | None,
+    search: str,
+    memory: int | None = None,
 ) -> "Calibrating | ByHessian | None":
     """What weights are calibrated with, if anything; reads the text, opens the model or the file of covariances.
 
@@ -131,7 +137,8 @@ def prepare(
         raise UsageError(f"{files[0]}: has {len(chunks)} chunk of {CONTEXT} tokens, calibration needs at least two")
     precision = "bf16" if processor_has("avx512bf16") else "f32"
     model = load_model(path, precision=precision)
-    return Calibrating(model, path, chunks.tokens, model.weights(), Settings(search))
+    states = None if memory is None else memory // 4  # of each of two passes; the rest is for weights and their sums
+    return Calibrating(model, path, chunks.tokens, model.weights(), Settings(search), states)
 
 
 def outcomes(calibration: "Calibration") -> dict[str, Any]:

@@ -111,7 +111,11 @@ Examples:
 @click.option("--no-provenance", is_flag=True, help="Do not write into the file how it was made.")
 @click.option("--dry-run", is_flag=True, help="Show the plan with its exact sizes; OUT.gguf may be left out.")
 @click.option(
-    "--memory", type=Size(), metavar="SIZE", help="Memory to take at most, as 1GB; mapped files do not count."
+    "--memory",
+    type=Size(),
+    metavar="SIZE",
+    help="Memory to take at most, as 1GB; mapped files do not count. With --calibrate, half of it for hidden states: "
+    "what is more lies in $TMPDIR.",
 )
 @threads_option
 @json_option
@@ -195,7 +199,7 @@ def command(
         for written in (output, report_path):
             if written:
                 check_output(written, inputs)
-    calibrating = prepare(model, calibrate_files, calibrate_chunks, hessian_path, search or "best")
+    calibrating = prepare(model, calibrate_files, calibrate_chunks, hessian_path, search or "best", memory)
     search = search or "reference"
     if calibrating and pruned:
         raise click.UsageError("--calibrate and --hessian know the layers as they are; --prune-layers goes without")

@@ -91,6 +91,7 @@ class Calibration:
     original, quantized:  the same model, opened twice (`models.load_model`)
     formats:   name -> format, of the tensors to be quantized; others stay as they are
     tokens:    i32 [n_chunks, n_ctx], the calibration text
+    memory:    bytes that the hidden states of one pass may take in memory, see `Model.hidden_states`
     outcomes:  of the tensors that were quantized so far
     held_out:  i32 [n, n_ctx], the chunks that were not learned from
     """
@@ -102,8 +103,9 @@ class Calibration:
         formats: Mapping[str, BlockFormat],
         tokens: NDArray[np.int32],
         settings: Settings | None = None,
+        memory: int | None = None,
     ):
-        self.original, self.quantized = original, quantized
+        self.original, self.quantized, self.memory = original, quantized, memory
         self.formats, self.settings = formats, settings or Settings()
         turn, place = np.divmod(np.arange(len(tokens)), HELD_OUT)
         held_out = place == HELD_OUT - 1 - turn % HELD_OUT  # each time another place: a text may be mixed in turns
@@ -114,7 +116,7 @@ class Calibration:
 
     def tensors(self, finished: Finished = lambda name: None) -> Iterator[tuple[str, NDArray[np.uint8]]]:
         """Names and bytes u8 [n_rows, row_bytes] of the tensors, as they become ready."""
-        self.x, self.y = self.original.embed(self.tokens), self.original.embed(self.tokens)
+        self.x, self.y = (self.original.embedded(self.tokens, self.memory) for _ in range(2))
         self.plain: F32 | None = self.y[self.n_learned :].copy()
         for i, block in enumerate(self.quantized.blocks):
             made: dict[str, tuple[NDArray[np.uint8], str]] = {}

@@ -132,6 +132,18 @@ class Model:
             rows = dequantize_rows(data, type_name, info.n_cols)[unique]
         return rows[index.reshape(tokens.shape)]
 
+    def embedded(self, tokens: ArrayLike, memory: int | None = None) -> Array:
+        """Hidden states before the first layer, f32 [n_chunks, n_ctx, n_embd]; arguments as in `hidden_states`."""
+        checked = self._checked(tokens)
+        x = room(*checked.shape, self.n_embd, memory=memory)
+        self._embed_into(checked, x)
+        return x
+
+    def _embed_into(self, tokens: NDArray[np.int32], x: Array) -> None:
+        for batch in _slices(len(tokens), EMBEDDED_TOKENS // tokens.shape[1]):
+            x[batch] = self.embed(tokens[batch])
+        self.file.release("token_embd.weight", 0, self.n_vocab)
+
     def scale_logits(self, logits: Array) -> Array:
         """What an architecture does to the product with the output matrix; nothing for most."""
         return logits
@@ -214,9 +226,7 @@ class Model:
             for tokens, part in zip(checked, np.split(storage, ends), strict=True)
         ]
         for tokens, x in zip(checked, states, strict=True):
-            for batch in _slices(len(tokens), EMBEDDED_TOKENS // tokens.shape[1]):
-                x[batch] = self.embed(tokens[batch])
-        self.file.release("token_embd.weight", 0, self.n_vocab)
+            self._embed_into(tokens, x)
         plans = [
             [(step, self._batches_of(step, states, first_chunk)) for step in layer.steps()] for layer in self.layers
         ]

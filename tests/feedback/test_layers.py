@@ -26,10 +26,10 @@ def texts(n_chunks: int, seed: int) -> np.ndarray:
     return (np.random.default_rng(seed).exponential(12, (n_chunks, 64)) % tiny.N_VOCAB).astype(np.int32)
 
 
-def calibrated(path, name: str = "Q4_0", finished=lambda name: None) -> dict:
+def calibrated(path, name: str = "Q4_0", finished=lambda name: None, memory: int | None = None) -> dict:
     model = load_model(path)
     formats = {weight: block_format(name) for weight in model.weights()}
-    calibration = Calibration(model, load_model(path), formats, texts(40, seed=1))
+    calibration = Calibration(model, load_model(path), formats, texts(40, seed=1), memory=memory)
     return dict(calibration.tensors(finished))
 
 
@@ -118,6 +118,11 @@ def test_tensors_of_an_interrupted_run_are_taken_as_they_are_and_the_rest_comes_
     done = dict(list(whole.items())[:10])
     rest = calibrated(path, finished=done.get)
     assert all(np.array_equal(whole[name], rest[name]) for name in whole)
+
+
+def test_hidden_states_in_a_file_give_the_same_bytes(path):
+    in_memory, in_file = calibrated(path), calibrated(path, memory=0)
+    assert in_file and all(np.array_equal(in_memory[name], in_file[name]) for name in in_memory)
 
 
 def test_weights_are_visited_in_the_order_of_their_use(path):
