@@ -43,7 +43,7 @@ WAYS = [
     Way("+ target corrected for inputs", Settings(passes=0), "states"),
     Way("+ target corrected for hidden states", Settings(passes=0)),
     Way("all: + two passes with new scales", Settings()),
-    Way("all, half of the correction", Settings(correction=0.5)),
+    Way("all, damping 3 %", Settings(damping=0.03)),
     Way("all but the correction", Settings(correction=0.0)),
     Way("all but the search for best scales", Settings(search="reference")),
     Way("all but feedback", Settings(), "feedback"),

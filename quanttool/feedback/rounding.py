@@ -26,7 +26,7 @@ F64 = NDArray[np.float64]
 SUPER_BLOCK = 256  # columns whose scales are found together, before the first of them is rounded
 ROWS_PER_SLAB = 128
 PASSES = 2  # over all columns after the first
-DAMPING = 0.03  # times the mean of H's diagonal: added to it
+DAMPING = 0.5  # times the mean of H's diagonal: added to it; the text is never all that a model will read
 
 
 def damped(second: NDArray, damping: float = DAMPING) -> F64:
