@@ -19,6 +19,10 @@ def inputs(n_rows: int, n_cols: int, seed: int = 3) -> np.ndarray:
     return (rng.standard_normal((n_rows, n_cols)) @ mixing).astype(np.float32)
 
 
+def covariance(x: np.ndarray) -> np.ndarray:
+    return damped(x.T @ x / len(x), 0.03)  # little, so that columns are strongly coupled
+
+
 def loss(values, weights, h) -> float:
     e = (values - weights).astype(np.float64)
     return float(np.einsum("ri,ij,rj->", e, h, e))
@@ -27,7 +31,7 @@ def loss(values, weights, h) -> float:
 @pytest.mark.parametrize("name", ["Q4_0", "IQ4_NL", "Q2_K"])
 def test_one_super_block_is_what_gptq_makes_of_it(name):
     x = inputs(1000, 256)
-    h = damped(x.T @ x / len(x))
+    h = covariance(x)
     importance = np.diagonal(h).astype(np.float32)
     weights = np.random.default_rng(1).standard_normal((40, 256)).astype(np.float32)
     fmt = block_format(name)
@@ -40,7 +44,7 @@ def test_one_super_block_is_what_gptq_makes_of_it(name):
 @pytest.mark.parametrize("name", VECTORS)
 def test_groups_of_one_super_block_take_the_points_that_gptq_finds(name):
     x = inputs(1000, 256)
-    h = damped(x.T @ x / len(x))
+    h = covariance(x)
     importance = np.diagonal(h).astype(np.float32)
     weights = np.random.default_rng(1).standard_normal((6, 256)).astype(np.float32)
     fmt = block_format(name)
@@ -57,7 +61,7 @@ def test_groups_of_one_super_block_take_the_points_that_gptq_finds(name):
 
 def test_words_take_the_levels_that_gptq_finds_with_even_parity():
     x = inputs(1000, 256)
-    h = damped(x.T @ x / len(x))
+    h = covariance(x)
     importance = np.diagonal(h).astype(np.float32)
     weights = np.random.default_rng(1).standard_normal((6, 256)).astype(np.float32)
     fmt = block_format("IQ4_KSS")
@@ -91,7 +95,7 @@ def test_words_take_the_levels_that_gptq_finds_with_even_parity():
 )
 def test_the_loss_falls_by_a_third_and_more_passes_lower_it_further(name):
     x = inputs(3000, 768)
-    h = damped(x.T @ x / len(x))
+    h = covariance(x)
     importance = np.diagonal(h).astype(np.float32)
     weights = np.random.default_rng(1).standard_normal((70, 768)).astype(np.float32)
     plain = quantize_rows(weights, name, importance)
@@ -104,7 +108,7 @@ def test_the_loss_falls_by_a_third_and_more_passes_lower_it_further(name):
 @pytest.mark.parametrize("name", ["Q4_0", "Q2_K", "IQ3_S"])
 def test_a_further_pass_finds_other_scales_and_raises_the_loss_of_no_row(name):
     x = inputs(3000, 512)
-    h = damped(x.T @ x / len(x))
+    h = covariance(x)
     importance = np.diagonal(h).astype(np.float32)
     weights = np.random.default_rng(1).standard_normal((40, 512)).astype(np.float32)
     fmt = block_format(name)
@@ -122,7 +126,7 @@ def test_a_further_pass_finds_other_scales_and_raises_the_loss_of_no_row(name):
 def test_a_trellis_comes_as_close_as_trying_all_its_sequences():
     """But for those that its search passes over."""
     x = inputs(1000, 256)
-    h = damped(x.T @ x / len(x))
+    h = covariance(x)
     importance = np.diagonal(h).astype(np.float32)
     weights = np.random.default_rng(1).standard_normal((4, 256)).astype(np.float32)
     fmt = block_format("IQ1_KT")
@@ -138,7 +142,7 @@ def test_a_trellis_comes_as_close_as_trying_all_its_sequences():
 @pytest.mark.parametrize("name", ["IQ1_KT", "IQ2_KT", "IQ3_KT", "IQ4_KT"])
 def test_trellises_lower_the_loss_too(name):
     x = inputs(3000, 512)
-    h = damped(x.T @ x / len(x))
+    h = covariance(x)
     importance = np.diagonal(h).astype(np.float32)
     weights = np.random.default_rng(1).standard_normal((4, 512)).astype(np.float32)
     data = [
@@ -153,14 +157,14 @@ def test_a_channel_without_input_keeps_its_weights():
     x = inputs(500, 256)
     x[:, 17] = 0
     weights = np.random.default_rng(1).standard_normal((32, 256)).astype(np.float32)
-    data = Feedback(damped(x.T @ x / len(x)), 0).round(weights, block_format("Q8_0"), np.ones(256), "reference")
+    data = Feedback(covariance(x), 0).round(weights, block_format("Q8_0"), np.ones(256), "reference")
     assert np.abs(dequantize_rows(data, "Q8_0", 256)[:, 17] - weights[:, 17]).max() < 0.05
 
 
 def test_woven_rows_are_those_of_their_base_type():
     x = inputs(500, 256)
     weights = np.random.default_rng(1).standard_normal((8, 256)).astype(np.float32)
-    feedback = Feedback(damped(x.T @ x / len(x)), 0)
+    feedback = Feedback(covariance(x), 0)
     values = [
         dequantize_rows(feedback.round(weights, block_format(name), np.ones(256), "reference"), name, 256)
         for name in ("IQ2_S", "IQ2_S_R4")
