@@ -20,12 +20,13 @@ from .lanes import (
     smallest_lane,
     store,
 )
-from .rounding import ALMOST_HALF, load_f16, store_f16, within_f16
+from .rounding import load_f16, store_f16, within_f16
 from .scales import affine_search, symmetric_search
 from .super_blocks import weigh_by_importance
 from .tiles import load_tile, store_tile
 
 HALF = np.float32(0.5)
+ALMOST_HALF = np.float32(0.49999997)  # the float32 before 0.5: what 0.5 would do, except to 0.49999997 itself
 
 
 # --- without importance: the block's own range decides ---------------------------------------------------------------

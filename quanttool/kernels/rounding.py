@@ -9,7 +9,6 @@ import numpy as np
 from .jit import helper
 
 ROUNDING_MAGIC = np.float32(3 << 22)  # 12582912: up here one unit in the last place is 1, so adding rounds to integers
-ALMOST_HALF = np.float32(0.49999997)  # the float32 before 0.5: what 0.5 would do, except to 0.49999997 itself
 
 F16_EXPONENT = np.int32(0x7C00 << 13)  # the exponent field of a float16, moved to float32's place
 F16_BIAS_ADJUST = np.int32((127 - 15) << 23)
@@ -45,12 +44,6 @@ def nearest_int(x):
 def nearest(x):
     """f32 -> f32 that holds `nearest_int(x)`, for |x| <= 2^22; an integer zero is +0."""
     return (x + ROUNDING_MAGIC) - ROUNDING_MAGIC
-
-
-@helper
-def round_half_away(x):
-    """f32 -> f32, nearest integer, ties away from zero (C's `roundf`), for |x| < 2^31."""
-    return np.float32(np.int32(x + np.copysign(ALMOST_HALF, x)))
 
 
 @helper

@@ -69,13 +69,6 @@ def test_nearest_int_ties_to_even():
     assert np.array_equal(over_array(rounding.nearest, np.float32)(x), expected)
 
 
-def test_round_half_away():
-    x = np.concatenate([np.arange(-1000, 1000) / 8, [0.49999997, -0.49999997, 8388607.5, 8388609.0]]).astype(np.float32)
-    wide = x.astype(np.float64)
-    expected = np.sign(wide) * np.floor(np.abs(wide) + 0.5)
-    assert np.array_equal(over_array(rounding.round_half_away, np.float32)(x), expected)
-
-
 def test_within_f16(floats):
     held = over_array(rounding.within_f16, np.float32)(floats)
     with np.errstate(over="ignore", invalid="ignore"):
