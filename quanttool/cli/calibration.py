@@ -86,8 +86,9 @@ class ByHessian:
     def mark(self, plan: "Plan") -> None:
         from ..container import GGUFFile
         from ..container.fingerprint import fingerprint
+        from ..feedback.layers import Settings
 
-        plan.calibration = f"hessian {fingerprint(GGUFFile(self.path))} {self.search}"
+        plan.calibration = f"hessian {fingerprint(GGUFFile(self.path))} {Settings(self.search)}"
 
     def calibration(self, plan: "Plan") -> "HessianRounding":
         from ..container import open_gguf
