@@ -65,10 +65,12 @@ class Bench:
     def compared(self, name: str, mix: bool, test: str) -> dict:
         path = self.out / f"{self.model.stem}-{name}-{Path(test).stem}{'-mix' if mix else ''}.compared.json"
         if not path.exists():
-            models = [word for way in WAYS for word in ("-m", self.quantized(name, way, mix))]
-            base = ["--kl-divergence-base", self.base(test), "--kl-divergence", "--json"]
-            path.write_text(self._run(test, *models, *base))
+            path.write_text(self.divergences(test, [self.quantized(name, way, mix) for way in WAYS]))
         return json.loads(path.read_text())
+
+    def divergences(self, test: str, paths: list[Path]) -> str:
+        models = [word for path in paths for word in ("-m", path)]
+        return self._run(test, *models, "--kl-divergence-base", self.base(test), "--kl-divergence", "--json")
 
     def _run(self, test: str, *words: str | Path) -> str:
         limits = ["--chunks", self.test_chunks, "--precision", self.precision]
@@ -77,15 +79,34 @@ class Bench:
 
 def line(name: str, test: str, found: dict) -> str:
     klds = [model["mean_kld"] for model in found["models"]]
-    plain, calibrated = (found["models"][i]["model"] for i in (0, 2))
-    pairs = [pair for pair in found["comparisons"]["kld"] if {pair["better"], pair["worse"]} == {plain, calibrated}]
-    paired = "-"
-    if pairs:
-        sign = 1 if pairs[0]["better"] == calibrated else -1
-        paired = f"{sign * pairs[0]['difference']:.4f} ± {pairs[0]['uncertainty']:.4f}"
+    lower = paired(found, 0, 2)
     against = [f"{100 * (klds[2]['value'] / one['value'] - 1):+.0f} %" for one in klds[:2]]
     values = [f"{one['value']:.4f} ± {one['uncertainty']:.4f}" for one in klds]
-    return f"| {name} | {Path(test).name} | {' | '.join([*values, *against, paired])} |"
+    return f"| {name} | {Path(test).name} | {' | '.join([*values, *against, lower])} |"
+
+
+def paired(found: dict, one: int, other: int) -> str:
+    """How much higher one model's divergence is than the other's, token by token."""
+    names = [found["models"][i]["model"] for i in (one, other)]
+    for pair in found["comparisons"]["kld"]:
+        if {pair["better"], pair["worse"]} == set(names):
+            sign = 1 if pair["better"] == names[1] else -1
+            return f"{sign * pair['difference']:.4f} ± {pair['uncertainty']:.4f}"
+    return "-"
+
+
+def bench_options(command):
+    """What the benchmarks of calibration have in common."""
+    for option in (
+        click.option("-o", "--output", default="calibrate", show_default=True, help="Folder of all that is made."),
+        click.option("-t", "--threads", default=1, show_default=True),
+        click.option("--precision", default="bf16", show_default=True, help="Of the passes that measure."),
+        click.option("--test-chunks", default=20, show_default=True),
+        click.option("--chunks", default=64, show_default=True, help="Of the calibration text."),
+        click.option("--test", "tests", multiple=True, required=True, help="Text to measure on."),
+    ):
+        command = option(command)
+    return command
 
 
 @click.command()
@@ -93,12 +114,7 @@ def line(name: str, test: str, found: dict) -> str:
 @click.argument("text")
 @click.option("--types", default="", help="Types of all layers' weights, between commas.")
 @click.option("--mixes", default="", help="Mixes, as users ask for them.")
-@click.option("--test", "tests", multiple=True, required=True, help="Text to measure on.")
-@click.option("--chunks", default=64, show_default=True, help="Of the calibration text.")
-@click.option("--test-chunks", default=20, show_default=True)
-@click.option("--precision", default="bf16", show_default=True, help="Of the passes that measure.")
-@click.option("-t", "--threads", default=1, show_default=True)
-@click.option("-o", "--output", default="calibrate", show_default=True, help="Folder of all that is made.")
+@bench_options
 def main(model, text, types, mixes, tests, chunks, test_chunks, precision, threads, output):
     bench = Bench(model, text, chunks, test_chunks, precision, threads, output)
     print("| type | text | imatrix | imatrix, best | calibrated | against imatrix | against best | paired difference |")

@@ -26,7 +26,7 @@ from quanttool.quantize.plan import make_plan
 from quanttool.quantize.run import run
 from quanttool.recipes.resolve import Request, parse_target
 
-from .calibrate import Bench
+from .calibrate import Bench, bench_options, paired
 
 
 class Way(NamedTuple):
@@ -97,36 +97,30 @@ class Parts(Bench):
             run(source, plan, path, threads=int(self.threads), progress=progress, calibration=calibration)
 
     def measured(self, name: str, test: str) -> dict:
-        models = [word for number, way in enumerate(WAYS) for word in ("-m", self.made(way, number, name))]
         found = self.out / f"{self.model.stem}-{name}-{Path(test).stem}.parts.json"
         if not found.exists():
-            base = ["--kl-divergence-base", self.base(test), "--kl-divergence", "--json"]
-            found.write_text(self._run(test, *models, *base))
+            found.write_text(self.divergences(test, [self.made(way, i, name) for i, way in enumerate(WAYS)]))
         return json.loads(found.read_text())
 
 
 def show(test: str, found: dict) -> None:
-    everything = found["models"][[way.words for way in WAYS].index(ALL)]["model"]
-    for way, model in zip(WAYS, found["models"], strict=True):
-        pair = [p for p in found["comparisons"]["kld"] if {p["better"], p["worse"]} == {everything, model["model"]}]
-        paired = "-"
-        if pair:
-            sign = 1 if pair[0]["better"] == everything else -1
-            paired = f"{sign * pair[0]['difference']:+.4f} ± {pair[0]['uncertainty']:.4f}"
+    everything = [way.words for way in WAYS].index(ALL)
+    for i, (way, model) in enumerate(zip(WAYS, found["models"], strict=True)):
         value = model["mean_kld"]
-        print(f"| {way.words} | {Path(test).name} | {value['value']:.4f} ± {value['uncertainty']:.4f} | {paired} |")
+        cells = (
+            way.words,
+            Path(test).name,
+            f"{value['value']:.4f} ± {value['uncertainty']:.4f}",
+            paired(found, i, everything),
+        )
+        print(f"| {' | '.join(cells)} |")
 
 
 @click.command()
 @click.argument("model")
 @click.argument("text")
 @click.argument("name", metavar="TYPE")
-@click.option("--test", "tests", multiple=True, required=True, help="Text to measure on.")
-@click.option("--chunks", default=64, show_default=True, help="Of the calibration text.")
-@click.option("--test-chunks", default=20, show_default=True)
-@click.option("--precision", default="bf16", show_default=True, help="Of the passes that measure.")
-@click.option("-t", "--threads", default=1, show_default=True)
-@click.option("-o", "--output", default="calibrate", show_default=True, help="Folder of all that is made.")
+@bench_options
 def main(model, text, name, tests, chunks, test_chunks, precision, threads, output):
     use_threads(threads)
     parts = Parts(model, text, chunks, test_chunks, precision, threads, output)

@@ -136,12 +136,13 @@ class Model:
         """Hidden states before the first layer, f32 [n_chunks, n_ctx, n_embd]; arguments as in `hidden_states`."""
         checked = self._checked(tokens)
         x = room(*checked.shape, self.n_embd, memory=memory)
-        self._embed_into(checked, x)
+        self._embed_into([checked], [x])
         return x
 
-    def _embed_into(self, tokens: NDArray[np.int32], x: Array) -> None:
-        for batch in _slices(len(tokens), EMBEDDED_TOKENS // tokens.shape[1]):
-            x[batch] = self.embed(tokens[batch])
+    def _embed_into(self, groups: Sequence[NDArray[np.int32]], states: Sequence[Array]) -> None:
+        for tokens, x in zip(groups, states, strict=True):
+            for batch in _slices(len(tokens), EMBEDDED_TOKENS // tokens.shape[1]):
+                x[batch] = self.embed(tokens[batch])
         self.file.release("token_embd.weight", 0, self.n_vocab)
 
     def scale_logits(self, logits: Array) -> Array:
@@ -225,8 +226,7 @@ class Model:
             part.reshape(*tokens.shape, self.n_embd)
             for tokens, part in zip(checked, np.split(storage, ends), strict=True)
         ]
-        for tokens, x in zip(checked, states, strict=True):
-            self._embed_into(tokens, x)
+        self._embed_into(checked, states)
         plans = [
             [(step, self._batches_of(step, states, first_chunk)) for step in layer.steps()] for layer in self.layers
         ]
